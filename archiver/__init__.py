@@ -1,0 +1,1 @@
+"""Cold storage for photographs: semantic records instead of pixels, regenerated when opened."""

@@ -1,0 +1,217 @@
+"""One class per failure that a user can meet.
+
+The first line of a class's docstring is its message template, filled from the keyword arguments of the constructor; `hint` says what
+to do about it. Exit codes are stable and documented in docs/operations.md:
+
+0 done | 1 done, with warnings (some files were skipped or refused) | 2 usage or configuration | 3 the catalog | 4 a tier
+5 a record, a placeholder or a held original | 6 models | 7 the system (permissions, disk, another instance) | 130 interrupted
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+EXIT_OK = 0
+EXIT_WARNINGS = 1
+
+
+class ArchiverError(Exception):
+    """{detail}"""
+
+    exit_code: ClassVar[int] = 7
+    hint: ClassVar[str] = ""
+
+    def __init__(self, **facts: object) -> None:
+        self.facts = facts
+        template = (type(self).__doc__ or "").partition("\n")[0]
+        super().__init__(template.format(**facts))
+
+    @property
+    def message(self) -> str:
+        """The filled-in message, one line."""
+        return str(self.args[0])
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.facts)
+
+
+def _rebuild(cls: type[ArchiverError], facts: dict[str, object]) -> ArchiverError:
+    return cls(**facts)
+
+
+# -- configuration -----------------------------------------------------------------------------------------------------
+
+
+class ConfigInvalid(ArchiverError):
+    """{path}: {problem}"""
+
+    exit_code = 2
+    hint = "`archiver config check` lists every problem; config.example.toml explains every key."
+
+
+class ConfigMissing(ArchiverError):
+    """no configuration at {path}"""
+
+    exit_code = 2
+    hint = "Run `archiver init`, or name a file with --config or $ARCHIVER_CONFIG."
+
+
+class NotInAnyTier(ArchiverError):
+    """{path} lies in no configured tier"""
+
+    exit_code = 2
+    hint = "`archiver config check` lists the tiers and their folders."
+
+
+# -- catalog -----------------------------------------------------------------------------------------------------------
+
+
+class CatalogUnavailable(ArchiverError):
+    """the catalog {url} cannot be opened: {reason}"""
+
+    exit_code = 3
+    hint = "Run `archiver init` for a new catalog, or `archiver doctor` to see what is wrong with this one."
+
+
+class CatalogOutdated(ArchiverError):
+    """the catalog {url} has schema {found}, this program needs {wanted}"""
+
+    exit_code = 3
+    hint = "Run `archiver db upgrade`."
+
+
+class StateConflict(ArchiverError):
+    """{path} is {found}, not {expected}: another process acted on it"""
+
+    exit_code = 3
+    hint = "Nothing was changed. Look at it with `archiver status FILE` and try again."
+
+
+class AnotherInstance(ArchiverError):
+    """another archiver daemon already serves this catalog ({holder})"""
+
+    exit_code = 7
+    hint = "Stop it first, or give this daemon its own catalog."
+
+
+# -- tiers -------------------------------------------------------------------------------------------------------------
+
+
+class TierUnreachable(ArchiverError):
+    """tier {tier} cannot be reached: {reason}"""
+
+    exit_code = 4
+    hint = "Nothing was changed: an unreachable tier is never read as deleted files. Is it mounted?"
+
+
+class TierNotScanned(ArchiverError):
+    """the first full scan of tier {tier} has not finished"""
+
+    exit_code = 4
+    hint = "Run `archiver scan`, then try again."
+
+
+class NotTracked(ArchiverError):
+    """{path} is not in the catalog"""
+
+    exit_code = 4
+    hint = "Run `archiver scan`, or `archiver rebuild` if the catalog was lost."
+
+
+# -- records, placeholders, held originals -----------------------------------------------------------------------------
+
+
+class RecordCorrupt(ArchiverError):
+    """the record is damaged: {problem}"""
+
+    exit_code = 5
+    hint = "The catalog and the placeholder each hold a copy: `archiver verify` names the good one."
+
+
+class RecordVersionUnknown(ArchiverError):
+    """the record has version {version}, this program reads up to {known}"""
+
+    exit_code = 5
+    hint = "Upgrade archiver; records are never rewritten."
+
+
+class PlaceholderDamaged(ArchiverError):
+    """{path}: {problem}"""
+
+    exit_code = 5
+    hint = "`archiver verify` compares it with the catalog; `archiver undo` works within the grace period."
+
+
+class NotReleased(ArchiverError):
+    """{path} is {state}: there is nothing to recall"""
+
+    exit_code = 5
+
+
+class NothingHeld(ArchiverError):
+    """no original of {path} is held any more"""
+
+    exit_code = 5
+    hint = "Its grace period is over. `archiver recall` regenerates an image of the same meaning."
+
+
+class HeldOriginalDamaged(ArchiverError):
+    """the held original of {path} does not match its recorded hash"""
+
+    exit_code = 5
+    hint = "It was left where it is: {held}. Check the disk before anything else."
+
+
+class FileModified(ArchiverError):
+    """{path} was changed since it was {state}"""
+
+    exit_code = 5
+    hint = "It is treated as a new original. `archiver undo --to DIR` puts the held original beside it."
+
+
+# -- models ------------------------------------------------------------------------------------------------------------
+
+
+class ModelsNotInstalled(ArchiverError):
+    """this needs the model libraries, which are not installed ({missing})"""
+
+    exit_code = 6
+    hint = "pip install 'archiver[decode]'"
+
+
+class ProfileUnknown(ArchiverError):
+    """no profile {profile} in the vault"""
+
+    exit_code = 6
+    hint = "`archiver models list` shows what there is; `archiver models import FILE` brings one in."
+
+
+class WeightsDamaged(ArchiverError):
+    """{path} does not have the pinned SHA-256"""
+
+    exit_code = 6
+    hint = "Nothing can be decoded from damaged weights: bring them back with `archiver models import`."
+
+
+class ProfileInUse(ArchiverError):
+    """profile {profile} is needed by {records} live records and cannot be removed"""
+
+    exit_code = 6
+    hint = "Without its weights these records are noise."
+
+
+class SchemeUnsupported(ArchiverError):
+    """profile {profile} cannot code scheme {scheme}: {reason}"""
+
+    exit_code = 6
+    hint = "`archiver models list` shows which schemes each profile offers."
+
+
+# -- single files: why an image stays resident -------------------------------------------------------------------------
+
+
+class ImageRefused(ArchiverError):
+    """{reason}: {detail}"""
+
+    exit_code = 1
+    hint = "The image stays as it is."
