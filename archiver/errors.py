@@ -193,6 +193,13 @@ class WeightsDamaged(ArchiverError):
     hint = "Nothing can be decoded from damaged weights: bring them back with `archiver models import`."
 
 
+class ProfileInvalid(ArchiverError):
+    """{path}: {problem}"""
+
+    exit_code = 6
+    hint = "This version cannot use that profile: `archiver models import` a whole one, or upgrade archiver."
+
+
 class ProfileInUse(ArchiverError):
     """profile {profile} is needed by {records} live records and cannot be removed"""
 

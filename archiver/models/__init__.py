@@ -1,0 +1,1 @@
+"""Model profiles: the pinned weights that encode and decode records."""

@@ -1,0 +1,32 @@
+"""The embedded profile: networks small enough to ship in the package and to run on a CPU."""
+
+from archiver.models.embedded.autoencoder import Autoencoder
+from archiver.models.embedded.denoiser import Conditions, Denoiser
+from archiver.models.embedded.profile import (
+    EmbeddedModels,
+    ProfileMeta,
+    WeightFile,
+    init_random,
+    load_embedded,
+    read_profile,
+    save_profile,
+    verify_profile,
+)
+from archiver.models.embedded.semantics import SemanticEncoder, Semantics, colour_map
+
+__all__ = [
+    "Autoencoder",
+    "Conditions",
+    "Denoiser",
+    "EmbeddedModels",
+    "ProfileMeta",
+    "SemanticEncoder",
+    "Semantics",
+    "WeightFile",
+    "colour_map",
+    "init_random",
+    "load_embedded",
+    "read_profile",
+    "save_profile",
+    "verify_profile",
+]
