@@ -21,7 +21,8 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.second.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(F.relu(self.first(F.relu(x))))
+        change: Tensor = self.second(F.relu(self.first(F.relu(x))))
+        return x + change
 
 
 class Autoencoder(nn.Module):
@@ -69,7 +70,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("latent_std", torch.ones(1, LATENT_CHANNELS, 1, 1))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Picture (B, 3, H, W) in [-1, 1], sides multiples of 16, to latent (B, 16, H/16, W/16) of about unit variance."""
+        """Picture (B, 3, H, W) in [-1, 1], sides multiples of 16, to latent (B, 16, H/16, W/16), about unit variance."""
         raw = _RANGE * torch.tanh(self.encoder(x) / _RANGE)
         return (raw - self.latent_mean) / self.latent_std
 

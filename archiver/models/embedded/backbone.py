@@ -43,8 +43,8 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = x if self.expand is None else F.relu6(self.expand(x))
         h = F.relu6(self.depthwise(_same_pad(h, self.kernel, self.stride)))
-        h = self.project(h)
-        return x + h if self.skip else h
+        projected: Tensor = self.project(h)
+        return x + projected if self.skip else projected
 
 
 class EfficientNetLite0(nn.Module):

@@ -1,0 +1,98 @@
+"""Photographs for training: tar shards of WebP files, decoded once into a memory-mapped array."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import Tensor
+
+_HELD_OUT_ONE_IN = 50
+
+
+def held_out(name: str) -> bool:
+    """Whether the photograph `name` is kept for validation: 2 %, by a hash of its name, the same in every run."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % _HELD_OUT_ONE_IN == 0
+
+
+def shard_members(shards: list[Path]) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of every WebP file in the tar `shards`, in order."""
+    for shard in shards:
+        with tarfile.open(shard) as tar:
+            for member in tar:
+                stream = tar.extractfile(member)
+                if member.isfile() and member.name.endswith(".webp") and stream is not None:
+                    yield member.name, stream.read()
+
+
+@dataclass(frozen=True, slots=True)
+class Photos:
+    """All photographs as one array (N, S, S, 3) of bytes, with the rows that may be trained on and those held out."""
+
+    pixels: NDArray[np.uint8]
+    train: NDArray[np.int64]
+    validation: NDArray[np.int64]
+
+    def pictures(self, rows: NDArray[np.int64]) -> Tensor:
+        """Whole photographs (B, 3, S, S) in [-1, 1]."""
+        return to_tensor(self.pixels[rows])
+
+    def crops(self, rng: np.random.Generator, batch: int, side: int) -> Tensor:
+        """Random training crops (B, 3, side, side) in [-1, 1], half of them mirrored."""
+        out = np.empty((batch, side, side, 3), np.uint8)
+        room = self.pixels.shape[1] - side + 1
+        for slot, row in enumerate(rng.choice(self.train, batch)):
+            y, x = rng.integers(0, room, 2)
+            crop = self.pixels[row, y : y + side, x : x + side]
+            out[slot] = crop[:, ::-1] if rng.random() < 0.5 else crop
+        return to_tensor(out)
+
+
+def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    """Bytes (B, H, W, 3) to (B, 3, H, W) in [-1, 1], channels last in memory."""
+    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def to_pixels(pictures: Tensor) -> NDArray[np.uint8]:
+    """(B, 3, H, W) in [-1, 1] to bytes (B, H, W, 3)."""
+    scaled = pictures.float().clamp(-1, 1).add(1).mul(127.5).round().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def _decode(data: bytes, side: int) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
+
+
+def load_photos(data: Path, cache: Path, side: int) -> Photos:
+    """Photographs of the tar shards in the folder `data`; decoded into `cache` on first use, mapped afterwards.
+
+    Raises FileNotFoundError when `data` holds no shard.
+    """
+    shards = sorted(data.glob("*.tar"))
+    if not shards:
+        raise FileNotFoundError(f"no tar shard in {data}")
+    pixel_file, name_file = cache / "photos.npy", cache / "photos.txt"
+    if not name_file.exists():  # written last: its presence says that the pixels are complete
+        cache.mkdir(parents=True, exist_ok=True)
+        count = sum(1 for _ in shard_members(shards))
+        pixels = np.lib.format.open_memmap(pixel_file, "w+", np.uint8, (count, side, side, 3))
+        names = []
+        for row, (name, content) in enumerate(shard_members(shards)):
+            pixels[row] = _decode(content, side)
+            names.append(name)
+        pixels.flush()
+        partial = name_file.with_suffix(".partial")
+        partial.write_text("\n".join(names), encoding="utf-8")
+        partial.replace(name_file)
+    names = name_file.read_text(encoding="utf-8").splitlines()
+    kept_out = np.array([held_out(name) for name in names])
+    return Photos(np.load(pixel_file, mmap_mode="r"), np.flatnonzero(~kept_out), np.flatnonzero(kept_out))

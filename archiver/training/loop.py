@@ -1,0 +1,184 @@
+"""The training loop that both networks share: seeded, resumable, limited by steps or by time."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How far a stage goes: the first of `steps` and `minutes` (of training, over all resumptions) that is reached."""
+
+    steps: int | None = None
+    minutes: float | None = None
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the budget that is spent, 0 to 1."""
+        shares = [step / self.steps if self.steps else 0.0, seconds / 60 / self.minutes if self.minutes else 0.0]
+        return min(1.0, max(shares))
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """Learning rate, averaging and bookkeeping of one stage."""
+
+    rate: float
+    warm_up: int = 200
+    cool_down: float = 0.3  # share of the budget over which the rate falls to nearly zero
+    ema: float = 0.999
+    clip: float = 1.0
+    weight_decay: float = 0.01
+    log_every: int = 50
+    save_every: int = 500
+    check_every: int = 1000
+
+
+StepLoss = Callable[[float, np.random.Generator, torch.Generator], dict[str, Tensor]]
+"""(progress 0..1, numpy generator, torch generator) -> named losses; `total` is the one that is minimised."""
+
+
+class Trainer:
+    """AdamW with an exponential moving average of the weights, checkpointed as one safetensors file.
+
+    Everything random in step n comes from generators seeded by (seed, n), so that a run that was cut off and resumed
+    reaches the same weights as one that was not, as long as its budget counts steps.
+    """
+
+    def __init__(self, network: nn.Module, path: Path, rhythm: Rhythm, seed: int) -> None:
+        self.network, self.path, self.rhythm, self.seed = network, path, rhythm, seed
+        self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=rhythm.rate, betas=(0.9, 0.99), weight_decay=rhythm.weight_decay
+        )
+        self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self.step, self.seconds = 0, 0.0
+        if path.exists():
+            self._restore()
+
+    def save(self) -> None:
+        """Write weights, averages, optimiser and position; the previous checkpoint stays whole until the new one is."""
+        tensors = {f"weights.{name}": p.detach() for name, p in self.parameters.items()}
+        tensors |= {f"ema.{name}": p for name, p in self.ema.items()}
+        for name, parameter in self.parameters.items():
+            for moment in _MOMENTS:
+                if parameter in self.optimizer.state:
+                    tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment]
+        position = json.dumps({"step": self.step, "seconds": self.seconds, "seed": self.seed})
+        write_safetensors(self.path, tensors, {"position": position})
+
+    def _restore(self) -> None:
+        with safe_open(self.path, framework="pt") as file:
+            position = json.loads(file.metadata()["position"])
+            names = set(file.keys())
+            with torch.no_grad():
+                for name, parameter in self.parameters.items():
+                    parameter.copy_(file.get_tensor(f"weights.{name}"))
+                    self.ema[name].copy_(file.get_tensor(f"ema.{name}"))
+                    if f"step.{name}" in names:
+                        self.optimizer.state[parameter] = {m: file.get_tensor(f"{m}.{name}") for m in _MOMENTS}
+                        for moment in ("exp_avg", "exp_avg_sq"):  # the optimiser wants the parameter's memory layout
+                            value = torch.empty_like(parameter)
+                            value.copy_(self.optimizer.state[parameter][moment])
+                            self.optimizer.state[parameter][moment] = value
+        self.step, self.seconds, self.seed = position["step"], position["seconds"], position["seed"]
+        log.info("resumed %s at step %d, %.1f minutes in", self.path.name, self.step, self.seconds / 60)
+
+    def _learning_rate(self, progress: float) -> float:
+        warm = min(1.0, (self.step + 1) / self.rhythm.warm_up)
+        left = min(1.0, (1 - progress) / self.rhythm.cool_down)
+        return self.rhythm.rate * warm * (0.02 + 0.98 * 0.5 * (1 - math.cos(math.pi * left)))
+
+    def _advance(self, loss: StepLoss, progress: float) -> dict[str, float]:
+        seed = int(np.random.SeedSequence([self.seed, self.step]).generate_state(1)[0])
+        losses = loss(progress, np.random.default_rng(seed), torch.Generator().manual_seed(seed))
+        self.optimizer.zero_grad(set_to_none=True)
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+        norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.rhythm.clip)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate(progress)
+        self.optimizer.step()
+        self.step += 1
+        decay = min(self.rhythm.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                self.ema[name].lerp_(parameter, 1 - decay)
+        return {name: float(value.detach()) for name, value in losses.items()} | {"gradient": float(norm)}
+
+    def run(self, budget: Budget, loss: StepLoss, check: Callable[[], dict[str, float]] | None = None) -> None:
+        """Train until the budget is spent, logging to `<checkpoint>.jsonl`; `check` is run on the averaged weights."""
+        journal = self.path.with_suffix(".jsonl")
+        while (progress := budget.progress(self.step, self.seconds)) < 1:
+            begun = time.monotonic()
+            row = self._advance(loss, progress)
+            self.seconds += time.monotonic() - begun
+            done = budget.progress(self.step, self.seconds) >= 1
+            if check is not None and (done or self.step % self.rhythm.check_every == 0):
+                with Averaged(self):
+                    row |= check()
+            if done or self.step % self.rhythm.log_every == 0 or self.step % self.rhythm.check_every == 0:
+                entry = {"step": self.step, "minutes": round(self.seconds / 60, 2)}
+                entry |= {name: round(value, 5) for name, value in row.items()}
+                log.info("%s", entry)
+                with journal.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(entry) + "\n")
+            if done or self.step % self.rhythm.save_every == 0:
+                self.save()
+
+
+class Averaged:
+    """Context in which a trainer's network holds the averaged weights, in evaluation mode."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+
+    def _swap(self) -> None:
+        with torch.no_grad():
+            for name, parameter in self.trainer.parameters.items():
+                other = self.trainer.ema[name]
+                kept = parameter.detach().clone()
+                parameter.copy_(other)
+                other.copy_(kept)
+
+    def __enter__(self) -> None:
+        self._swap()
+        self.trainer.network.eval()
+
+    def __exit__(self, *_: object) -> None:
+        self._swap()
+        self.trainer.network.train()
+
+
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write `tensors` so that `path` holds either the old file or the whole new one, even through a power cut."""
+    partial = path.with_suffix(".partial")
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial, metadata)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def averaged_weights(path: Path) -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint."""
+    with safe_open(path, framework="pt") as file:
+        return {name.removeprefix("ema."): file.get_tensor(name) for name in file.keys() if name.startswith("ema.")}  # noqa: SIM118
