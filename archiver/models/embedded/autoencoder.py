@@ -70,7 +70,7 @@ class Autoencoder(nn.Module):
         self.register_buffer("latent_std", torch.ones(1, LATENT_CHANNELS, 1, 1))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Picture (B, 3, H, W) in [-1, 1], sides multiples of 16, to latent (B, 16, H/16, W/16), about unit variance."""
+        """Picture (B, 3, H, W) in [-1, 1], sides multiples of 16, to latent (B, 16, H/16, W/16), near unit variance."""
         raw = _RANGE * torch.tanh(self.encoder(x) / _RANGE)
         return (raw - self.latent_mean) / self.latent_std
 

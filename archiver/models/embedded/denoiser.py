@@ -119,7 +119,7 @@ class Denoiser(nn.Module):
         self.out = nn.Sequential(nn.GroupNorm(16, fine), nn.SiLU(), nn.Conv2d(fine, LATENT_CHANNELS, 3, padding=1))
 
     def forward(self, z_t: Tensor, t: Tensor, conditions: Conditions, keep: Keep | None = None) -> Tensor:
-        """Predict v = sqrt(a_t) noise - sqrt(1 - a_t) z_0, (B, 16, h, w), of noisy latents at timesteps t (B,) 0..999."""
+        """Predict v = sqrt(a_t) noise - sqrt(1 - a_t) z_0, (B, 16, h, w), of latents at timesteps t (B,) 0..999."""
         return self.with_attention(z_t, t, conditions, keep)[0]
 
     def with_attention(

@@ -1,0 +1,31 @@
+"""`python -m archiver.training`: train without the rest of the program."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+from pathlib import Path
+
+from archiver.training.run import Stage, train
+
+
+def main() -> None:
+    """Parse the command line and run `train`."""
+    parser = argparse.ArgumentParser(prog="python -m archiver.training", description=inspect.getdoc(train))
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("data", type=Path, help="folder of tar shards of WebP photographs")
+    parser.add_argument("out", type=Path, help="folder for checkpoints, cached features and the journal")
+    parser.add_argument("--stage", choices=["all", *Stage], default="all")
+    parser.add_argument("--minutes", type=float, help="training time of a stage (of both networks together for all)")
+    parser.add_argument("--steps", type=int, help="training steps of a stage")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
+    parser.add_argument("--long-side", type=int, default=256, help="working size in pixels")
+    parser.add_argument("--weights", type=Path, help="where export writes the profile (default: OUT/profile)")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Everything the denoiser trains on, computed once: semantics learnt from the photographs, then cached arrays."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn import functional as F
+
+from archiver.models.embedded.autoencoder import Autoencoder
+from archiver.models.embedded.denoiser import EMBEDDING_DIM, WORDS
+from archiver.models.embedded.semantics import SemanticEncoder, colour_map
+from archiver.training.backbone import published_backbone
+from archiver.training.data import Photos
+from archiver.training.loop import averaged_weights, write_safetensors
+
+log = logging.getLogger(__name__)
+_BATCH = 8
+_VOCABULARY_PHOTOS = 512
+_VOCABULARY_CELLS = 40_000
+_KMEANS_ROUNDS = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Memory-mapped arrays with one row a photograph. S is the latent grid's side.
+
+    latents: (N, 2, 16, S, S) float16, plain and mirrored, normalised. embeddings: (N, 256) float32.
+    labels: (N, 2S, 2S) uint8. colours: (N, 3, S, S) float16 in [-1, 1].
+    """
+
+    latents: NDArray[np.float16]
+    embeddings: NDArray[np.float32]
+    labels: NDArray[np.uint8]
+    colours: NDArray[np.float16]
+
+
+def visual_words(directions: Tensor, seed: int) -> Tensor:
+    """Spherical k-means: (N, C) unit vectors to (32, C) unit centres."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = directions[torch.randperm(len(directions), generator=generator)[:WORDS]]
+    for _ in range(_KMEANS_ROUNDS):
+        nearest = (directions @ centres.T).argmax(1)
+        sums = torch.zeros_like(centres).index_add_(0, nearest, directions)
+        empty = sums.square().sum(1) == 0
+        sums[empty] = directions[torch.randint(len(directions), (int(empty.sum()),), generator=generator)]
+        centres = F.normalize(sums, dim=1)
+    return centres
+
+
+def whitening(pooled: Tensor) -> Tensor:
+    """PCA of centred features (N, 1280): the matrix (256, 1280) that maps them to unit variance per dimension."""
+    covariance = pooled.T @ pooled / len(pooled)
+    values, vectors = torch.linalg.eigh(covariance.double())
+    top = values[-EMBEDDING_DIM:].clamp(min=values[-1] * 1e-6)
+    rows: Tensor = (vectors[:, -EMBEDDING_DIM:] / top.sqrt()).T.flip(0)
+    return rows.float()
+
+
+def _batches(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    for start in range(0, len(rows), _BATCH):
+        if start % (100 * _BATCH) == 0:
+            log.info("features: %d of %d", start, len(rows))
+        yield rows[start : start + _BATCH]
+
+
+def _save_array(path: Path, array: NDArray[np.generic]) -> None:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.save(file, array)
+    partial.replace(path)
+
+
+def _learn_words(encoder: SemanticEncoder, photos: Photos, seed: int) -> None:
+    """Fit the encoder's visual words to a sample of the training photographs."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.permutation(photos.train)[:_VOCABULARY_PHOTOS]
+    cells = torch.cat(
+        [_features(encoder, photos.pictures(rows)).flatten(2).mT.flatten(0, 1) for rows in _batches(chosen)]
+    )
+    encoder.map_mean.copy_(cells.mean(0))
+    sample = cells[torch.from_numpy(rng.permutation(len(cells))[:_VOCABULARY_CELLS])]
+    encoder.word_vectors.copy_(visual_words(F.normalize(sample - encoder.map_mean, dim=1), seed))
+
+
+def _features(encoder: SemanticEncoder, pictures: Tensor) -> Tensor:
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        return encoder.features(pictures).float()
+
+
+def learn_semantics(photos: Photos, out: Path, seed: int) -> None:
+    """Fit words and whitening; write `semantics.safetensors`, `labels.npy` and `embeddings.npy` unless they exist."""
+    if (out / "embeddings.npy").exists():  # written last
+        return
+    encoder = SemanticEncoder().eval().requires_grad_(False)
+    encoder.backbone.load_state_dict(published_backbone().state_dict())
+    encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    _learn_words(encoder, photos, seed)
+    grid = photos.pixels.shape[1] // 8
+    labels = np.empty((len(photos.pixels), grid, grid), np.uint8)
+    pooled = torch.empty(len(photos.pixels), encoder.map_mean.numel())
+    for rows in _batches(np.arange(len(photos.pixels))):
+        features = _features(encoder, photos.pictures(rows))
+        labels[rows] = encoder.labels(features).numpy()
+        pooled[rows] = features.mean((2, 3))
+    encoder.pooled_mean.copy_(pooled[photos.train].mean(0))
+    encoder.whitening.copy_(whitening(pooled[photos.train] - encoder.pooled_mean))
+    embeddings = (pooled - encoder.pooled_mean) @ encoder.whitening.T
+    write_safetensors(out / "semantics.safetensors", encoder.state_dict())
+    _save_array(out / "labels.npy", labels)
+    _save_array(out / "embeddings.npy", embeddings.numpy())
+
+
+def cache_latents(photos: Photos, out: Path) -> None:
+    """Encode every photograph and its mirror image; write `latents.npy`, `colours.npy`, `latent_scale.safetensors`."""
+    if (out / "latents.npy").exists():  # written last
+        return
+    network = Autoencoder()
+    network.load_state_dict(averaged_weights(out / "autoencoder.safetensors"), strict=False)
+    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    raw, colours = [], []
+    for rows in _batches(np.arange(len(photos.pixels))):
+        pictures = photos.pictures(rows)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            pair = [network.encode(view).float() for view in (pictures, pictures.flip(3))]
+        raw.append(torch.stack(pair, 1))
+        colours.append(colour_map(pictures).half())
+    latents = torch.cat(raw)
+    seen = latents[photos.train, 0]
+    mean, std = seen.mean((0, 2, 3)).view(1, -1, 1, 1), seen.std((0, 2, 3)).view(1, -1, 1, 1)
+    write_safetensors(out / "latent_scale.safetensors", {"latent_mean": mean, "latent_std": std})
+    _save_array(out / "colours.npy", torch.cat(colours).numpy())
+    _save_array(out / "latents.npy", ((latents - mean) / std).half().numpy())
+
+
+def load_features(out: Path) -> Features:
+    """Map the cached arrays. Raises FileNotFoundError when the `features` stage has not run."""
+    names = ("latents", "embeddings", "labels", "colours")
+    return Features(*(np.load(out / f"{name}.npy", mmap_mode="r") for name in names))
+
+
+def trained_autoencoder(out: Path) -> Autoencoder:
+    """The autoencoder with its averaged weights and the scale of its latents."""
+    network = Autoencoder()
+    state = averaged_weights(out / "autoencoder.safetensors") | load_file(out / "latent_scale.safetensors")
+    network.load_state_dict(state)
+    return network.eval().requires_grad_(False)
+
+
+def trained_semantics(out: Path) -> SemanticEncoder:
+    """The semantic encoder with its learnt words and whitening."""
+    encoder = SemanticEncoder()
+    encoder.load_state_dict(load_file(out / "semantics.safetensors"))
+    return encoder.eval().requires_grad_(False)

@@ -1,0 +1,89 @@
+"""The training command: stages that can be stopped, resumed and repeated."""
+
+from __future__ import annotations
+
+import logging
+from enum import StrEnum
+from pathlib import Path
+
+import torch
+
+from archiver.models.embedded.profile import EmbeddedModels, ProfileMeta, init_random, save_profile
+from archiver.training.autoencoder import train_autoencoder
+from archiver.training.data import load_photos
+from archiver.training.denoiser import train_denoiser
+from archiver.training.features import (
+    cache_latents,
+    learn_semantics,
+    load_features,
+    trained_autoencoder,
+    trained_semantics,
+)
+from archiver.training.loop import Budget, averaged_weights
+
+log = logging.getLogger(__name__)
+_LONG_SIDE = 256
+_AUTOENCODER_SHARE = 0.45  # of the minutes, when all stages are run
+
+
+class Stage(StrEnum):
+    """One step of training, in the order of `all`."""
+
+    AUTOENCODER = "autoencoder"
+    FEATURES = "features"
+    DENOISER = "denoiser"
+    EXPORT = "export"
+
+
+def train(
+    data: Path,
+    out: Path,
+    stage: str = "all",
+    minutes: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    long_side: int = _LONG_SIDE,
+    weights: Path | None = None,
+    name: str = "embedded-1",
+    licence: str = "Apache-2.0",
+) -> None:
+    """Run one stage, or all of them, on the tar shards in `data`; everything is kept under `out`.
+
+    `minutes` and `steps` limit each network's training, over all resumptions (for `all`, the minutes are shared out);
+    one of them must be given for a stage that trains. A stage that was cut off goes on from its last checkpoint; a
+    finished one is not repeated. `export` writes the profile to `weights` (default `out/profile`).
+    Raises FileNotFoundError (no shard, or an earlier stage has not run) and ValueError (no limit, unknown stage).
+    """
+    stages = list(Stage) if stage == "all" else [Stage(stage)]
+    trains = {Stage.AUTOENCODER, Stage.DENOISER} & set(stages)
+    if trains and minutes is None and steps is None:
+        raise ValueError("give minutes or steps: training has no natural end")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    out.mkdir(parents=True, exist_ok=True)
+    shares = {Stage.AUTOENCODER: _AUTOENCODER_SHARE, Stage.DENOISER: 1 - _AUTOENCODER_SHARE} if len(stages) > 1 else {}
+    photos = load_photos(data, out, long_side)
+    for part in stages:
+        log.info("stage %s", part)
+        budget = Budget(steps, None if minutes is None else minutes * shares.get(part, 1.0))
+        match part:
+            case Stage.AUTOENCODER:
+                train_autoencoder(photos, out, budget, seed, side=min(128, photos.pixels.shape[1]))
+            case Stage.FEATURES:
+                learn_semantics(photos, out, seed)
+                cache_latents(photos, out)
+            case Stage.DENOISER:
+                train_denoiser(load_features(out), photos, out, budget, seed)
+            case Stage.EXPORT:
+                export(out, weights or out / "profile", name, licence, long_side)
+
+
+def export(out: Path, weights: Path, name: str, licence: str, long_side: int = _LONG_SIDE) -> ProfileMeta:
+    """Write the averaged weights of the run in `out` as a profile in the folder `weights`."""
+    blank = init_random(0, long_side)
+    blank.denoiser.load_state_dict(averaged_weights(out / "denoiser.safetensors"))
+    models = EmbeddedModels(
+        trained_autoencoder(out), blank.denoiser, trained_semantics(out), blank.alphas_cumprod, blank.meta
+    )
+    return save_profile(weights, models, name, licence)
