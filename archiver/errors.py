@@ -9,6 +9,7 @@ to do about it. Exit codes are stable and documented in docs/operations.md:
 
 from __future__ import annotations
 
+import errno
 from typing import ClassVar
 
 EXIT_OK = 0
@@ -39,6 +40,37 @@ def _rebuild(cls: type[ArchiverError], facts: dict[str, object]) -> ArchiverErro
     return cls(**facts)
 
 
+# -- the system --------------------------------------------------------------------------------------------------------
+
+
+class SystemFailed(ArchiverError):
+    """{what}: {reason}"""
+
+
+class PermissionRefused(SystemFailed):
+    """{what}: {reason}"""
+
+    hint = "Run as the files' owner or as root; `archiver doctor` lists what it may not read or write."
+
+
+class DiskFull(SystemFailed):
+    """{what}: {reason}"""
+
+    hint = "Nothing was lost. Free some space, then `archiver reconcile`; `archiver doctor` shows the space of every tier."
+
+
+class DiskReadOnly(SystemFailed):
+    """{what}: {reason}"""
+
+    hint = "Nothing was lost. The filesystem is mounted read-only: the kernel log may say why."
+
+
+class InputOutputFailed(SystemFailed):
+    """{what}: {reason}"""
+
+    hint = "The disk reports errors. Look at the kernel log and at its SMART values before anything else."
+
+
 # -- configuration -----------------------------------------------------------------------------------------------------
 
 
@@ -47,6 +79,12 @@ class ConfigInvalid(ArchiverError):
 
     exit_code = 2
     hint = "`archiver config check` lists every problem; config.example.toml explains every key."
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Every problem of the file, one an entry."""
+        several = self.facts.get("problems")
+        return several if isinstance(several, tuple) else (str(self.facts["problem"]),)
 
 
 class ConfigMissing(ArchiverError):
@@ -222,3 +260,93 @@ class ImageRefused(ArchiverError):
 
     exit_code = 1
     hint = "The image stays as it is."
+
+
+# -- the system: files, filesystems, permissions -----------------------------------------------------------------------
+
+
+class FileOpen(ArchiverError):
+    """{path} is open"""
+
+    exit_code = 7
+    hint = "A file that somebody has open is left alone; `fuser -v FILE` shows who. It is tried again on the next run."
+
+
+class LeaseUnsupported(ArchiverError):
+    """{path}: its filesystem cannot tell whether a file is open (no leases)"""
+
+    exit_code = 7
+    hint = "Nothing can be released safely there: network filesystems and FUSE cannot. Run archiver where the disk is."
+
+
+class NotRegular(ArchiverError):
+    """{path} is not a regular file"""
+
+    exit_code = 7
+    hint = "Symlinks, directories, pipes and devices are never touched."
+
+
+class FileVanished(ArchiverError):
+    """{path} is no longer there"""
+
+    exit_code = 7
+    hint = "It was moved or deleted meanwhile; the next scan sees where it went."
+
+
+class DiskFull(ArchiverError):
+    """{path}: no space left"""
+
+    exit_code = 7
+    hint = "Free some space (or quota) on that filesystem; nothing was changed."
+
+
+class ReadOnlyFilesystem(ArchiverError):
+    """{path}: the filesystem is read-only"""
+
+    exit_code = 7
+    hint = "The kernel may have made it so after an error: look at `dmesg`, then remount it."
+
+
+class InputOutputError(ArchiverError):
+    """{path}: the disk failed ({reason})"""
+
+    exit_code = 7
+    hint = "Look at `dmesg` and the disk's health before anything else."
+
+
+class PermissionRefused(ArchiverError):
+    """{path}: permission denied ({reason})"""
+
+    exit_code = 7
+    hint = "The daemon needs to own the files or to run with the capabilities of its systemd unit."
+
+
+class SystemRefused(ArchiverError):
+    """{path}: {reason}"""
+
+    exit_code = 7
+    hint = "`archiver doctor` shows what this filesystem can do."
+
+
+_BY_ERRNO: dict[int, type[ArchiverError]] = {
+    errno.ENOSPC: DiskFull,
+    errno.EDQUOT: DiskFull,
+    errno.EROFS: ReadOnlyFilesystem,
+    errno.EIO: InputOutputError,
+    errno.EUCLEAN: InputOutputError,
+    errno.ENODEV: InputOutputError,
+    errno.ESTALE: InputOutputError,
+    errno.EACCES: PermissionRefused,
+    errno.EPERM: PermissionRefused,
+    errno.ENOENT: FileVanished,
+    errno.ENOTDIR: FileVanished,
+}
+
+
+def from_os_error(error: OSError, path: object = None) -> ArchiverError:
+    """What a user is told about an OSError; `path` where the error does not name one itself."""
+    named = error.filename if error.filename is not None else path
+    if isinstance(named, bytes):
+        named = named.decode("utf-8", "surrogateescape")
+    kind = _BY_ERRNO.get(error.errno or 0, SystemRefused)
+    return kind(path=named, reason=error.strerror or str(error))

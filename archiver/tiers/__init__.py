@@ -1,0 +1,1 @@
+"""Tiers: walking, watching and safe file operations on a local tree."""
