@@ -40,37 +40,6 @@ def _rebuild(cls: type[ArchiverError], facts: dict[str, object]) -> ArchiverErro
     return cls(**facts)
 
 
-# -- the system --------------------------------------------------------------------------------------------------------
-
-
-class SystemFailed(ArchiverError):
-    """{what}: {reason}"""
-
-
-class PermissionRefused(SystemFailed):
-    """{what}: {reason}"""
-
-    hint = "Run as the files' owner or as root; `archiver doctor` lists what it may not read or write."
-
-
-class DiskFull(SystemFailed):
-    """{what}: {reason}"""
-
-    hint = "Nothing was lost. Free some space, then `archiver reconcile`; `archiver doctor` shows the space of every tier."
-
-
-class DiskReadOnly(SystemFailed):
-    """{what}: {reason}"""
-
-    hint = "Nothing was lost. The filesystem is mounted read-only: the kernel log may say why."
-
-
-class InputOutputFailed(SystemFailed):
-    """{what}: {reason}"""
-
-    hint = "The disk reports errors. Look at the kernel log and at its SMART values before anything else."
-
-
 # -- configuration -----------------------------------------------------------------------------------------------------
 
 

@@ -152,11 +152,12 @@ class Lease:
 
 
 @contextmanager
-def write_lease(fd: int) -> Iterator[Lease]:
+def write_lease(fd: int, path: Path) -> Iterator[Lease]:
     """Hold a write lease on the file open at `fd` (F_SETLEASE, F_WRLCK): nobody else has it open, and openers wait.
 
     An opener waits until the body ends, at most /proc/sys/fs/lease-break-time seconds; ask `lease.broken` whether there
     was one. Do not open the same file again within the body: that waits, too. `fd` may be read-only; any thread may.
+    `path` is for messages.
 
     Raises FileOpen (also for a second descriptor or a mapping of this process), LeaseUnsupported, OSError (EACCES for a
     file of somebody else without CAP_LEASE).
@@ -169,9 +170,9 @@ def write_lease(fd: int) -> Iterator[Lease]:
             fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EBUSY):
-                raise FileOpen(path=path_of(fd)) from error
+                raise FileOpen(path=path) from error
             if error.errno in (errno.EINVAL, errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS):
-                raise LeaseUnsupported(path=path_of(fd)) from error
+                raise LeaseUnsupported(path=path) from error
             raise
     lease = Lease(fd)
     try:
