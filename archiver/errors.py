@@ -149,6 +149,13 @@ class PlaceholderDamaged(ArchiverError):
     hint = "`archiver verify` compares it with the catalog; `archiver undo` works within the grace period."
 
 
+class EnvelopeDamaged(ArchiverError):
+    """the placeholder's envelope is damaged: {problem}"""
+
+    exit_code = 5
+    hint = "`archiver verify` compares it with the catalog, which holds the same record."
+
+
 class NotReleased(ArchiverError):
     """{path} is {state}: there is nothing to recall"""
 
