@@ -183,6 +183,40 @@ class FileModified(ArchiverError):
     hint = "It is treated as a new original. `archiver undo --to DIR` puts the held original beside it."
 
 
+class NotRecorded(ArchiverError):
+    """{path} is {state}: only a recorded file can be released"""
+
+    exit_code = 5
+
+
+class FileBusy(ArchiverError):
+    """{path} is being worked on by another archiver process"""
+
+    exit_code = 7
+    hint = "Nothing was changed. Try again in a moment."
+
+
+class HardLinked(ArchiverError):
+    """hard-linked: {path} has {links} names"""
+
+    exit_code = 1
+    hint = "Releasing one name would change what the others show, so such files stay resident."
+
+
+class Pinned(ArchiverError):
+    """pinned: {path}"""
+
+    exit_code = 1
+    hint = "`archiver unpin` lets it go."
+
+
+class GateFailed(ArchiverError):
+    """below the gate: {measure} {value}, the rule asks {floor}"""
+
+    exit_code = 1
+    hint = "The image stays as it is. A richer scheme or a lower floor in the rule's [rule.gate] would let it pass."
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 

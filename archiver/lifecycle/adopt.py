@@ -1,0 +1,61 @@
+"""A file that carries its own record but has no row that says so: moved, copied, restored from a backup, or the catalog was lost."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from archiver import formats
+from archiver.catalog.rows import Adopted, FileRow, State
+from archiver.codec.record import Record
+from archiver.errors import PlaceholderDamaged
+from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.release import held_name
+from archiver.lifecycle.site import Site
+from archiver.lifecycle.subject import Subject, hold
+from archiver.tiers import fileops
+from archiver.tiers.local import LocalTier
+
+
+def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
+    """Take a placeholder into the catalog as released, a generated image as recalled, with the record that it carries.
+
+    Its held original is found again by name if it is still there. Raises PlaceholderDamaged, RecordCorrupt, OSError.
+    """
+    with hold(tier, row) as subject:
+        subject.require_unchanged()
+        with subject.reader() as file:
+            envelope = formats.read_envelope(file)
+            metadata = formats.read_metadata(file)
+        if envelope is None:
+            raise PlaceholderDamaged(path=subject.path, problem="it carries no record")
+        if envelope.source.length != subject.stat.st_size:
+            raise PlaceholderDamaged(path=subject.path, problem="its length is not that of the original it stands for")
+        Record.from_bytes(envelope.record)
+        placeholder = envelope.kind == "placeholder"
+        site.catalog.adopt(
+            Adopted(
+                file_id=row.id,
+                expected=row.version,
+                state=State.RELEASED if placeholder else State.RECALLED,
+                payload=envelope.record,
+                sha256=envelope.source.sha256,
+                metadata=metadata.to_bytes() or None,
+                format=envelope.source.format,
+                width=envelope.source.width,
+                height=envelope.source.height,
+                recalled_sha256=None if placeholder else fileops.sha256_of(subject.fd),
+                **_held(site, subject, envelope),
+            )
+        )
+        return Outcome(subject.path, "adopt", Result.DONE, record_bytes=len(envelope.record))
+
+
+def _held(site: Site, subject: Subject, envelope: formats.Envelope) -> dict[str, object]:
+    name = held_name(envelope.source.inode, envelope.source.sha256)
+    try:
+        stat = os.stat(name, dir_fd=subject.tier.holding_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return {}
+    expires = int(time.time() + site.settings.release.grace.total_seconds())
+    return {"held_name": name, "held_size": stat.st_size, "expires_at": expires}

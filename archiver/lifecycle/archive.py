@@ -1,0 +1,289 @@
+"""From resident to released, in batches that keep the model busy.
+
+    plan -> load (threads: open, inspect, hash, shrink) -> encode + trial decode (the model) -> gate + proof + commit + release (one thread)
+
+Each stage works on another batch at the same time, and no stage runs more than two batches ahead, so memory does not grow with the plan.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby, islice
+from pathlib import Path
+from threading import Event, Lock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archiver import formats
+from archiver.catalog.rows import FileRow, NewRecord, State
+from archiver.codec.fidelity import FidelityReport
+from archiver.codec.picture import Picture
+from archiver.codec.record import Record, Scheme
+from archiver.config import GateSettings
+from archiver.errors import ArchiverError, GateFailed, HardLinked, ImageRefused, Pinned, from_os_error
+from archiver.formats import Envelope, Inspection, SourceFacts
+from archiver.lifecycle import plan as planning
+from archiver.lifecycle.adopt import adopt
+from archiver.lifecycle.arrows import arrow
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.plan import PlannedAct
+from archiver.lifecycle.recall import render
+from archiver.lifecycle.release import release, source_facts
+from archiver.lifecycle.site import Site
+from archiver.lifecycle.subject import hold
+from archiver.tiers import fileops
+from archiver.tiers.local import LocalTier
+
+_LOADERS = max(2, (os.cpu_count() or 2) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One file that the plan (or the user) wants recorded or released."""
+
+    tier: LocalTier
+    act: PlannedAct
+
+    @property
+    def row(self) -> FileRow:
+        return self.act.file
+
+    @property
+    def path(self) -> Path:
+        return self.tier.root / self.act.file.path
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A file read once: everything that encoding and proving it needs, and none of its pixels beyond the working size."""
+
+    task: Task
+    inspection: Inspection
+    source: SourceFacts
+    picture: Picture
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A record with its trial decode and what that was measured to be worth."""
+
+    loaded: Loaded
+    record: Record
+    trial: NDArray[np.uint8]
+    fidelity: FidelityReport
+
+
+def archive(
+    site: Site,
+    *,
+    tiers: Sequence[str] | None = None,
+    paths: Sequence[Path] | None = None,
+    limit: int | None = None,
+    listener: Listener = ignore,
+    stop: Event | None = None,
+) -> Tally:
+    """Record and release what the rules call cold; with `paths`, those files now, whatever their age.
+
+    Every check and gate holds in both cases. A file that is refused or fails stays as it is, is reported, and the others go on.
+    Raises TierNotScanned, TierUnreachable, NotInAnyTier, NotTracked and the errors of the models.
+    """
+    run = _Run(site, listener, stop or Event())
+    for scheme_batch in _batches(_tasks(site, tiers, paths, limit), site.settings.model.batch):
+        if run.stop.is_set():
+            break
+        run.submit(scheme_batch)
+    return run.finish()
+
+
+def _tasks(
+    site: Site, tiers: Sequence[str] | None, paths: Sequence[Path] | None, limit: int | None
+) -> Iterator[Task]:
+    now = datetime.now(UTC)
+    if paths is not None:
+        for path in paths:
+            wanted = (State.RESIDENT, State.SUPERSEDED, State.RECORDED, State.RECALLED)
+            for tier, row in islice(site.rows(path, wanted), limit):
+                yield Task(tier, planning.forced(row, tier.name, site.settings))
+        return
+    for name, tier in site.tiers.items():
+        if tiers is None or name in tiers:
+            tier.probe(site.catalog.tier(site.tier_ids[name]))
+            for act in planning.plan(site.catalog, tier, site.settings, now, limit=limit):
+                yield Task(tier, act)
+
+
+def _batches(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:
+    """Neighbours of one scheme, up to `size`; a model call codes one scheme."""
+    for _, group in groupby(tasks, key=lambda task: (task.act.scheme, task.act.action)):
+        while batch := list(islice(group, size)):
+            yield batch
+
+
+class _Run:
+    """The three stages and the totals of one call."""
+
+    def __init__(self, site: Site, listener: Listener, stop: Event) -> None:
+        self.site = site
+        self.stop = stop
+        self.tally = Tally()
+        self._listener = listener
+        self._telling = Lock()
+        self._loaders = ThreadPoolExecutor(_LOADERS, "archive-load")
+        self._finisher = ThreadPoolExecutor(1, "archive-finish")
+        self._loading: deque[list[Future[Loaded | None]]] = deque()
+        self._finishing: deque[Future[None]] = deque()
+
+    def submit(self, batch: list[Task]) -> None:
+        """Start loading one batch; once two are on their way, code the older one."""
+        self._loading.append([self._loaders.submit(self._load, task) for task in batch])
+        if len(self._loading) > 2:
+            self._code(self._loading.popleft())
+
+    def finish(self) -> Tally:
+        """Drain the stages; what was submitted is finished even after `stop`, so that no file is left half way."""
+        try:
+            while self._loading:
+                self._code(self._loading.popleft())
+            while self._finishing:
+                self._finishing.popleft().result()
+        finally:
+            self._loaders.shutdown(cancel_futures=True)
+            self._finisher.shutdown(cancel_futures=True)
+        return self.tally
+
+    # -- stages --------------------------------------------------------------------------------------------------------
+
+    def _load(self, task: Task) -> Loaded | None:
+        """First stage, in a thread. None when the file needs no model (released from here) or was refused."""
+        try:
+            if task.row.state in (State.RECORDED, State.RECALLED):
+                self._finishing.append(self._finisher.submit(self._release, task))
+                return None
+            return _load(self.site, task)
+        except ImageRefused as error:
+            if error.refusal is formats.Refusal.ALREADY_PLACEHOLDER or error.refusal is formats.Refusal.ALREADY_GENERATED:
+                self._tell(self._guard(task, "adopt", lambda: adopt(self.site, task.tier, task.row)))
+            else:
+                self._refuse(task, error)
+        except ArchiverError as error:
+            self._tell(Outcome(task.path, "record", Result.REFUSED, error.message, error=error))
+        except OSError as error:
+            failure = from_os_error(error, task.path)
+            self._tell(Outcome(task.path, "record", Result.FAILED, failure.message, error=failure))
+        return None
+
+    def _code(self, futures: list[Future[Loaded | None]]) -> None:
+        """Second stage, in the calling thread: the model."""
+        loaded = [item for future in futures if (item := future.result()) is not None]
+        if not loaded:
+            return
+        engine = self.site.engine
+        pictures = [item.picture for item in loaded]
+        records = engine.encode(pictures, Scheme.parse(loaded[0].task.act.scheme))
+        arrow("record.encoded")
+        trials = engine.decode(records)
+        reports = engine.measure(pictures, trials)
+        batch = [Encoded(*fields) for fields in zip(loaded, records, trials, reports, strict=True)]
+        self._finishing.append(self._finisher.submit(self._settle, batch))
+        if len(self._finishing) > 2:
+            self._finishing.popleft().result()
+
+    def _settle(self, batch: list[Encoded]) -> None:
+        """Third stage, in its own thread: gate, proof, one commit for the batch, release."""
+        passed = [item for item in batch if self._passes(item)]
+        arrow("record.gated")
+        self.site.catalog.commit_records([_new_record(item) for item in passed])
+        arrow("record.committed")
+        for item in passed:
+            task = item.loaded.task
+            size = len(item.record.to_bytes())
+            self._tell(Outcome(task.path, "record", Result.DONE, record_bytes=size, fidelity=item.fidelity))
+            if task.act.action == "release":
+                self._release(task, item.fidelity)
+
+    def _release(self, task: Task, fidelity: FidelityReport | None = None) -> None:
+        row = self.site.catalog.file(task.row.id)
+        self._tell(
+            self._guard(task, "release", lambda: release(self.site, task.tier, row, task.act.rule, fidelity=fidelity))
+        )
+
+    # -- verdicts ------------------------------------------------------------------------------------------------------
+
+    def _passes(self, item: Encoded) -> bool:
+        """The fidelity gate, and the proof that the generated image fits the file it will stand in."""
+        try:
+            require(item.loaded.task.act.gate, item.fidelity)
+            envelope = Envelope(kind="generated", record=item.record.to_bytes(), source=item.loaded.source)
+            render(self.site, envelope, item.loaded.inspection.metadata, item.record, item.trial)
+        except (GateFailed, ImageRefused) as error:
+            self._refuse(item.loaded.task, error, item.fidelity)
+            return False
+        return True
+
+    def _refuse(self, task: Task, error: ArchiverError, fidelity: FidelityReport | None = None) -> None:
+        self.site.catalog.refuse([(task.row.id, error.message)])
+        self._tell(Outcome(task.path, "record", Result.REFUSED, error.message, fidelity=fidelity, error=error))
+
+    def _guard(self, task: Task, act: str, do: Callable[[], Outcome]) -> Outcome:
+        try:
+            return do()
+        except OSError as error:
+            failure: ArchiverError = from_os_error(error, task.path)
+            return Outcome(task.path, act, Result.FAILED, failure.message, error=failure)
+        except ArchiverError as error:
+            return Outcome(task.path, act, Result.REFUSED, error.message, error=error)
+
+    def _tell(self, outcome: Outcome) -> None:
+        with self._telling:
+            self.tally.add(outcome)
+            self._listener(outcome)
+
+
+def require(gate: GateSettings, fidelity: FidelityReport) -> None:
+    """Raises GateFailed naming the measure that is below its floor."""
+    if fidelity.semantic < gate.semantic:
+        raise GateFailed(measure="semantic cosine", value=f"{fidelity.semantic:.2f}", floor=f"at least {gate.semantic:.2f}")
+    if gate.colour is not None and fidelity.colour > gate.colour:
+        raise GateFailed(measure="colour error", value=f"{fidelity.colour:.1f}", floor=f"at most {gate.colour:.1f}")
+    if gate.label_bce is not None and fidelity.label_bce is not None and fidelity.label_bce > gate.label_bce:
+        raise GateFailed(measure="label BCE", value=f"{fidelity.label_bce:.2f}", floor=f"at most {gate.label_bce:.2f}")
+
+
+def _load(site: Site, task: Task) -> Loaded:
+    profile = site.engine.profile
+    with hold(task.tier, task.row) as subject:
+        if subject.stat.st_nlink != 1:
+            raise HardLinked(path=task.path, links=subject.stat.st_nlink)
+        subject.require_unchanged()
+        if site.catalog.is_pinned(task.row.tier_id, task.row.path):
+            raise Pinned(path=task.path)
+        with subject.reader() as file:
+            inspection = formats.inspect(file, site.limits)
+            picture = formats.load_picture(file, inspection, profile.long_side, profile.multiple)
+        source = source_facts(subject, inspection, fileops.sha256_of(subject.fd))
+    return Loaded(task, inspection, source, picture)
+
+
+def _new_record(item: Encoded) -> NewRecord:
+    task, inspection = item.loaded.task, item.loaded.inspection
+    metadata = inspection.metadata.to_bytes()
+    return NewRecord(
+        file_id=task.row.id,
+        expected=task.row.version,
+        payload=item.record.to_bytes(),
+        sha256=item.loaded.source.sha256,
+        metadata=metadata or None,
+        rule=task.act.rule,
+        format=inspection.format,
+        width=inspection.width,
+        height=inspection.height,
+        semantic=item.fidelity.semantic,
+        label_bce=item.fidelity.label_bce,
+        colour=item.fidelity.colour,
+    )

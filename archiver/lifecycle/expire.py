@@ -1,0 +1,62 @@
+"""The end of the grace period: held originals are deleted, for good, and it is written down."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+
+from archiver.catalog.rows import HoldingRow
+from archiver.errors import ArchiverError, HeldOriginalDamaged, from_os_error
+from archiver.lifecycle.arrows import arrow
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.site import Site
+from archiver.tiers.local import LocalTier
+
+
+def expire(site: Site, now: datetime, *, listener: Listener = ignore) -> Tally:
+    """Delete every held original whose grace period is over at `now`.
+
+    An original is only deleted while its placeholder or recalled image still carries the record and the record's weights are in the
+    vault; otherwise it is the last copy of something and stays, with a warning.
+    """
+    tally = Tally()
+    for held in site.catalog.holding_due(int(now.timestamp())):
+        row = site.catalog.file(held.file_id)
+        tier = site.tier_of(row)
+        path = tier.root / row.path
+        try:
+            outcome = _expire_one(site, tier, held)
+        except OSError as error:
+            failure: ArchiverError = from_os_error(error, path)
+            outcome = Outcome(path, "expire", Result.FAILED, failure.message, error=failure)
+        except ArchiverError as error:
+            outcome = Outcome(path, "expire", Result.REFUSED, error.message, error=error)
+        tally.add(outcome)
+        listener(outcome)
+    return tally
+
+
+def expire_file(site: Site, tier: LocalTier, file_id: int) -> None:
+    """Delete one file's held original now: the user asked for no grace period. Raises ArchiverError, OSError."""
+    held = site.catalog.holding_for(file_id)
+    if held is not None:
+        _expire_one(site, tier, held)
+
+
+def _expire_one(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
+    row = site.catalog.file(held.file_id)
+    path = tier.root / row.path
+    record_row = site.catalog.record(held.record_id)
+    site.vault.require(record_row.profile)
+    try:
+        stat = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        site.catalog.mark_expired(held.file_id)  # a crash came between the deletion and its note
+        return Outcome(path, "expire", Result.DONE, "was deleted already")
+    if stat.st_size != held.size:
+        raise HeldOriginalDamaged(path=path, held=tier.root / ".archiver" / "holding" / held.name)
+    os.unlink(held.name, dir_fd=tier.holding_fd)
+    arrow("expire.unlinked")
+    site.catalog.mark_expired(held.file_id)
+    arrow("expire.committed")
+    return Outcome(path, "expire", Result.DONE, bytes_before=stat.st_blocks * 512)

@@ -1,0 +1,76 @@
+"""What the lifecycle tells its callers: one outcome a file as it happens, and totals at the end.
+
+A run may touch a million files, so outcomes are handed to a callback and never collected here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from archiver.codec.fidelity import FidelityReport
+from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError
+
+
+class Result(StrEnum):
+    """How one act on one file ended."""
+
+    DONE = "done"
+    REFUSED = "refused"  # a promise or a rule forbids it; the file is as it was
+    FAILED = "failed"  # something broke; the file is as it was
+    SKIPPED = "skipped"  # nothing to do
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One act on one file."""
+
+    path: Path
+    act: str  # "record", "release", "recall", "undo", "expire", "verify", "rebuild", "reconcile"
+    result: Result
+    reason: str = ""
+    bytes_before: int = 0  # on disk
+    bytes_after: int = 0
+    record_bytes: int = 0
+    fidelity: FidelityReport | None = None
+    error: ArchiverError | None = None
+
+
+@dataclass(slots=True)
+class Tally:
+    """Totals of a run; feed it every outcome."""
+
+    counts: Counter[tuple[str, Result]] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    bytes_before: int = 0
+    bytes_after: int = 0
+    record_bytes: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        self.counts[outcome.act, outcome.result] += 1
+        if outcome.result in (Result.REFUSED, Result.FAILED):
+            # The part before the colon names the kind of refusal; what follows is particular to one file.
+            self.reasons[outcome.reason.partition(":")[0]] += 1
+        if outcome.result is Result.DONE:
+            self.bytes_before += outcome.bytes_before
+            self.bytes_after += outcome.bytes_after
+            self.record_bytes += outcome.record_bytes
+
+    def count(self, act: str, result: Result) -> int:
+        return self.counts[act, result]
+
+    @property
+    def exit_code(self) -> int:
+        """1 when any file was refused or failed: warnings, not an error."""
+        troubled = any(result in (Result.REFUSED, Result.FAILED) for (_, result), n in self.counts.items() if n)
+        return EXIT_WARNINGS if troubled else EXIT_OK
+
+
+Listener = Callable[[Outcome], None]
+
+
+def ignore(_outcome: Outcome) -> None:
+    """The listener of callers that only want the tally."""

@@ -1,0 +1,159 @@
+"""From recorded to released: the original goes to the holding area, a placeholder takes its name.
+
+The order is that of docs/architecture.md; `arrow` marks the steps between which tests kill the process. Whatever goes wrong in
+between, by error or by crash, is put right by the same code: reconcile.settle.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from archiver import formats
+from archiver.catalog.rows import FileRow, RecordRow, State
+from archiver.codec import schemes
+from archiver.codec.record import Record
+from archiver.errors import (
+    FileModified,
+    HardLinked,
+    NotRecorded,
+    Pinned,
+    PlaceholderDamaged,
+    ProfileUnknown,
+)
+from archiver.formats import Envelope, Inspection, SourceFacts
+from archiver.lifecycle import journal, reconcile
+from archiver.lifecycle.arrows import arrow
+from archiver.lifecycle.journal import Intent
+from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.site import Site
+from archiver.lifecycle.subject import Subject, hold
+from archiver.tiers import fileops
+from archiver.tiers.local import LocalTier
+
+BLOCK = 4096
+
+
+def release(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
+    """Release one recorded file, or punch an unmodified recalled one back to its placeholder.
+
+    Raises an ArchiverError (the promise that forbids it, or what broke) or OSError; the file is then whole, as it was.
+    """
+    if row.state is State.RECALLED:
+        from archiver.lifecycle.rerelease import rerelease
+
+        return rerelease(site, tier, row, rule)
+    if row.state is not State.RECORDED or row.record_id is None:
+        raise NotRecorded(path=tier.root / row.path, state=row.state.label)
+    record_row = site.catalog.record(row.record_id)
+    with hold(tier, row) as subject:
+        _refuse_what_must_stay(site, subject, record_row)
+        before = fileops.allocated_bytes(subject.fd)
+        with subject.reader() as file:
+            inspection = formats.inspect(file, site.limits)
+        head = placeholder_head(record_row, source_facts(subject, inspection, record_row.sha256), inspection.metadata)
+        intent = Intent(
+            act="release",
+            path=row.path,
+            file_id=row.id,
+            record_id=record_row.id,
+            inode=row.inode,
+            held=held_name(row.inode, record_row.sha256),
+            rule=rule,
+            expires_at=int(time.time() + site.settings.release.grace.total_seconds()),
+        )
+        journal.begin(tier.journal_fd, intent)
+        try:
+            arrow("release.journalled")
+            after = _exchange(site, subject, record_row, head, intent)
+        except Exception:
+            reconcile.settle(site, tier, intent)
+            raise
+        journal.strike(tier.journal_fd, intent)
+    if site.settings.release.grace.total_seconds() == 0:
+        from archiver.lifecycle.expire import expire_file
+
+        expire_file(site, tier, row.id)
+    return Outcome(subject.path, "release", Result.DONE, bytes_before=before, bytes_after=after, record_bytes=len(record_row.payload))
+
+
+def source_facts(subject: Subject, inspection: Inspection, sha256: bytes) -> SourceFacts:
+    """What the original was, as far as a recall must restore it."""
+    return SourceFacts(
+        format=inspection.format,
+        length=subject.stat.st_size,
+        sha256=sha256,
+        width=inspection.width,
+        height=inspection.height,
+        orientation=inspection.orientation,
+        mode=inspection.mode,
+        mtime_ns=subject.stat.st_mtime_ns,
+        inode=subject.stat.st_ino,
+    )
+
+
+def held_name(inode: int, sha256: bytes) -> str:
+    """Name of an original in the holding area; it must tell which file it was even without a catalog."""
+    return f"{inode:x}-{sha256.hex()[:32]}"
+
+
+def placeholder_head(record_row: RecordRow, source: SourceFacts, metadata: formats.Metadata) -> bytes:
+    """The placeholder's bytes up to the hole; read back before they are trusted. Raises PlaceholderDamaged."""
+    preview = schemes.preview(Record.from_bytes(record_row.payload))
+    envelope = Envelope(kind="placeholder", record=record_row.payload, source=source)
+    return formats.build_placeholder(envelope, metadata, preview)
+
+
+def _refuse_what_must_stay(site: Site, subject: Subject, record_row: RecordRow) -> None:
+    """Promise 2, but for what only the lease can tell. Raises the error that names the reason."""
+    if subject.stat.st_nlink != 1:
+        raise HardLinked(path=subject.path, links=subject.stat.st_nlink)
+    subject.require_unchanged()
+    if site.catalog.is_pinned(subject.row.tier_id, subject.row.path):
+        raise Pinned(path=subject.path)
+    fingerprint = Record.from_bytes(record_row.payload).profile
+    if not site.vault.holds(fingerprint):
+        raise ProfileUnknown(profile=fingerprint.hex())
+
+
+def _exchange(site: Site, subject: Subject, record_row: RecordRow, head: bytes, intent: Intent) -> int:
+    """Write the placeholder, swap it with the original under a lease, commit. Returns the placeholder's bytes on disk."""
+    tier = subject.tier
+    placeholder_fd = os.open(
+        intent.held, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tier.holding_fd
+    )
+    try:
+        arrow("release.placeholder_started")
+        _write_placeholder(subject, placeholder_fd, head)
+        arrow("release.placeholder_written")
+        with fileops.write_lease(subject.fd, subject.path) as lease:
+            arrow("release.leased")
+            subject.require_unchanged()
+            if fileops.sha256_of(subject.fd) != record_row.sha256:
+                raise FileModified(path=subject.path, state=subject.row.state.label)
+            fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, intent.held)
+            if lease.broken or os.fstat(subject.fd).st_mtime_ns != subject.row.mtime_ns:
+                # Somebody opened it between the lease and the exchange: the names go back before that open returns.
+                fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, intent.held)
+                raise fileops.FileOpen(path=subject.path)
+        fileops.fsync_directory(subject.directory_fd)
+        fileops.fsync_directory(tier.holding_fd)
+        arrow("release.exchanged")
+        reconcile.commit_release(site, intent, os.fstat(placeholder_fd), held_size=subject.stat.st_size)
+        arrow("release.committed")
+        return fileops.allocated_bytes(placeholder_fd)
+    finally:
+        os.close(placeholder_fd)
+
+
+def _write_placeholder(subject: Subject, fd: int, head: bytes) -> None:
+    """Fill, size, dress and sync the placeholder, then read it back as a stranger would. Raises PlaceholderDamaged, OSError."""
+    os.pwrite(fd, head, 0)
+    os.ftruncate(fd, subject.stat.st_size)
+    fileops.copy_attributes(subject.fd, fd)
+    os.fsync(fd)
+    with os.fdopen(os.dup(fd), "rb") as file:
+        file.seek(0)
+        envelope = formats.read_envelope(file)
+    if envelope is None or envelope.kind != "placeholder":
+        raise PlaceholderDamaged(path=subject.path, problem="the placeholder just written cannot be read back")

@@ -1,0 +1,76 @@
+"""From recalled back to released: no decode, no encode, only the placeholder's head and a hole."""
+
+from __future__ import annotations
+
+import os
+
+from archiver import formats
+from archiver.catalog.rows import FileRow
+from archiver.errors import FileModified, HardLinked, Pinned, PlaceholderDamaged
+from archiver.lifecycle import journal, reconcile
+from archiver.lifecycle.arrows import arrow
+from archiver.lifecycle.journal import Intent
+from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.site import Site
+from archiver.lifecycle.subject import Subject, hold
+from archiver.tiers import fileops
+from archiver.tiers.local import LocalTier
+
+
+def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
+    """Punch an unmodified recalled file back to its placeholder.
+
+    Raises FileModified when a user has edited the generated image (it is a new original then), Pinned, HardLinked, FileOpen, OSError.
+    """
+    from archiver.lifecycle.release import placeholder_head
+
+    with hold(tier, row, os.O_RDWR) as subject:
+        if subject.stat.st_nlink != 1:
+            raise HardLinked(path=subject.path, links=subject.stat.st_nlink)
+        if site.catalog.is_pinned(row.tier_id, row.path):
+            raise Pinned(path=subject.path)
+        envelope, metadata = _generated(site, subject)
+        record_row = site.catalog.record(row.record_id) if row.record_id is not None else None
+        if record_row is None or record_row.payload != envelope.record:
+            raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
+        head = placeholder_head(record_row, envelope.source, metadata)
+        before = fileops.allocated_bytes(subject.fd)
+        intent = Intent("rerelease", row.path, row.id, record_row.id, row.inode, rule=rule)
+        journal.begin(tier.journal_fd, intent)
+        try:
+            arrow("rerelease.journalled")
+            with fileops.write_lease(subject.fd, subject.path):
+                subject.require_unchanged()
+                put_placeholder_back(subject, head)
+            site.catalog.mark_rereleased(row.id, version=reconcile.version_of(os.fstat(subject.fd)), rule=rule)
+            arrow("rerelease.committed")
+        except Exception:
+            reconcile.settle(site, tier, intent)
+            raise
+        journal.strike(tier.journal_fd, intent)
+        after = fileops.allocated_bytes(subject.fd)
+    return Outcome(subject.path, "release", Result.DONE, bytes_before=before, bytes_after=after, record_bytes=len(envelope.record))
+
+
+def put_placeholder_back(subject: Subject, head: bytes) -> None:
+    """The head first, synced: from then on the file is a placeholder, and what follows is space to give back."""
+    os.pwrite(subject.fd, head, 0)
+    os.fsync(subject.fd)
+    arrow("rerelease.head_written")
+    fileops.punch(subject.fd, len(head), subject.stat.st_size - len(head))
+    fileops.set_times(subject.fd, subject.stat.st_atime_ns, subject.stat.st_mtime_ns)
+    os.fsync(subject.fd)
+    arrow("rerelease.punched")
+
+
+def _generated(site: Site, subject: Subject) -> tuple[formats.Envelope, formats.Metadata]:
+    """The envelope and metadata of an image that is byte for byte what was recalled. Raises FileModified."""
+    subject.require_unchanged()
+    if fileops.sha256_of(subject.fd) != site.catalog.recalled_hash(subject.row.id):
+        raise FileModified(path=subject.path, state=subject.row.state.label)
+    with subject.reader() as file:
+        envelope = formats.read_envelope(file)
+        metadata = formats.read_metadata(file)
+    if envelope is None or envelope.kind != "generated":
+        raise PlaceholderDamaged(path=subject.path, problem="the recalled image carries no record")
+    return envelope, metadata

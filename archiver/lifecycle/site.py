@@ -1,0 +1,104 @@
+"""The parts that an act needs, opened together: settings, catalog, tiers, vault and (when first used) the engine."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from archiver.catalog import Catalog
+from archiver.catalog.rows import FileRow
+from archiver.config import Settings
+from archiver.errors import NotInAnyTier, NotTracked
+from archiver.formats import Limits
+from archiver.models.vault import Vault
+from archiver.tiers.local import LocalTier
+
+if TYPE_CHECKING:
+    from archiver.decoder.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Where a path of the user lies: its tier, that tier's row in the catalog, and the path within it."""
+
+    tier: LocalTier
+    tier_id: int
+    relative: str
+
+
+@dataclass
+class Site:
+    """Everything one process works with. Use `open_site`."""
+
+    settings: Settings
+    catalog: Catalog
+    vault: Vault
+    tiers: dict[str, LocalTier]
+    tier_ids: dict[str, int]
+    limits: Limits
+    _engine: Engine | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def engine(self) -> Engine:
+        """The model; loaded when first asked for. Raises ModelsNotInstalled, ProfileUnknown, WeightsDamaged."""
+        with self._lock:
+            if self._engine is None:
+                from archiver.decoder.engine import open_engine
+
+                self._engine = open_engine(self.settings)
+            return self._engine
+
+    def locate(self, path: Path) -> Located:
+        """The tier a path lies in; the path itself may be gone. Raises NotInAnyTier."""
+        # The last component stays as it is: a symbolic link is not the file it points to.
+        absolute = path.parent.resolve() / path.name if path.name else path.resolve()
+        for tier in self.tiers.values():
+            if absolute.is_relative_to(tier.root):
+                relative = absolute.relative_to(tier.root)
+                return Located(tier, self.tier_ids[tier.name], "" if relative == Path() else str(relative))
+        raise NotInAnyTier(path=path)
+
+    def rows(self, path: Path, states: Sequence[int]) -> Iterator[tuple[LocalTier, FileRow]]:
+        """The tracked file at `path`, or every tracked file below it in one of `states`.
+
+        Raises NotInAnyTier, NotTracked (no such file, and no folder of that name was ever scanned).
+        """
+        located = self.locate(path)
+        row = self.catalog.find(located.tier_id, located.relative)
+        if row is not None:
+            yield located.tier, row
+            return
+        if located.relative and self.catalog.directory(located.tier_id, located.relative) is None:
+            raise NotTracked(path=path)
+        for row in self.catalog.stream_files(located.tier_id, states, under=located.relative):
+            yield located.tier, row
+
+    def tier_of(self, row: FileRow) -> LocalTier:
+        """The tier of a row."""
+        name = next(name for name, id_ in self.tier_ids.items() if id_ == row.tier_id)
+        return self.tiers[name]
+
+
+@contextmanager
+def open_site(settings: Settings, *, readonly: bool = False) -> Iterator[Site]:
+    """Open catalog, vault and tiers; a tier that cannot be reached is left out of nothing, it only fails when it is used.
+
+    Raises CatalogUnavailable, CatalogOutdated.
+    """
+    with Catalog.open(settings.catalog_url) as catalog:
+        tiers = {tier.name: LocalTier(tier) for tier in settings.tier}
+        if not readonly:
+            ids = {name: catalog.ensure_tier(name, "local", str(tier.root)).id for name, tier in tiers.items()}
+        else:
+            ids = {row.name: row.id for row in catalog.tiers()}
+        limits = Limits(pixels=settings.limits.pixels, file_size=settings.limits.file_size)
+        try:
+            yield Site(settings, catalog, Vault(settings.vault.path), tiers, ids, limits)
+        finally:
+            for tier in tiers.values():
+                tier.close()

@@ -1,0 +1,149 @@
+"""Within the grace period: the original bytes back at their place, checked against their hash."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from archiver import formats
+from archiver.catalog.rows import FileRow, HoldingRow, State
+from archiver.errors import (
+    ArchiverError,
+    FileModified,
+    HeldOriginalDamaged,
+    NothingHeld,
+    from_os_error,
+)
+from archiver.lifecycle import journal, reconcile
+from archiver.lifecycle.arrows import arrow
+from archiver.lifecycle.journal import Intent
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.site import Site
+from archiver.lifecycle.subject import Subject, hold
+from archiver.tiers import fileops
+from archiver.tiers.local import LocalTier
+
+_UNDOABLE = (State.RELEASED, State.RECALLED, State.SUPERSEDED, State.GONE)
+
+
+def undo(site: Site, paths: Sequence[Path], *, to: Path | None = None, listener: Listener = ignore) -> Tally:
+    """Give the held originals of `paths` (files, or folders with all below them) back.
+
+    With `to`, a copy of each original is put into that folder and nothing else changes: the way out when a user has meanwhile
+    written to the file. Raises NotInAnyTier, NotTracked.
+    """
+    tally = Tally()
+    for path in paths:
+        for tier, row in site.rows(path, _UNDOABLE):
+            outcome = _undo_one(site, tier, row, to)
+            tally.add(outcome)
+            listener(outcome)
+    return tally
+
+
+def _undo_one(site: Site, tier: LocalTier, row: FileRow, to: Path | None) -> Outcome:
+    path = tier.root / row.path
+    try:
+        held = site.catalog.holding_for(row.id)
+        if held is None:
+            raise NothingHeld(path=path)
+        if row.record_id is None:
+            raise NothingHeld(path=path)
+        _check_original(tier, held, site.catalog.record(held.record_id).sha256, path)
+        arrow("undo.verified")
+        if to is not None:
+            shutil.copy2(f"/proc/self/fd/{tier.holding_fd}/{held.name}", to / row.name)
+            return Outcome(path, "undo", Result.DONE, f"copied to {to / row.name}", bytes_after=held.size)
+        if _stands(tier, row):
+            with hold(tier, row) as subject:
+                _exchange(site, subject, held)
+        else:
+            _put_back(site, tier, row, held)
+        return Outcome(path, "undo", Result.DONE, bytes_after=held.size)
+    except OSError as error:
+        failure: ArchiverError = from_os_error(error, path)
+    except ArchiverError as error:
+        failure = error
+    result = Result.SKIPPED if isinstance(failure, NothingHeld) else Result.FAILED
+    return Outcome(path, "undo", result, failure.message, error=failure)
+
+
+def _check_original(tier: LocalTier, held: HoldingRow, sha256: bytes, path: Path) -> None:
+    """Raises HeldOriginalDamaged, NothingHeld."""
+    try:
+        fd = fileops.open_file(tier.holding_fd, held.name, os.O_RDONLY)
+    except FileNotFoundError:
+        raise NothingHeld(path=path) from None
+    try:
+        if fileops.sha256_of(fd) != sha256:
+            raise HeldOriginalDamaged(path=path, held=tier.root / ".archiver" / "holding" / held.name)
+    finally:
+        os.close(fd)
+
+
+def _stands(tier: LocalTier, row: FileRow) -> bool:
+    try:
+        directory_fd = fileops.open_directory(tier.root_fd, row.directory)
+    except FileNotFoundError:
+        return False
+    try:
+        os.stat(row.name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    finally:
+        os.close(directory_fd)
+    return True
+
+
+def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
+    """Swap the original in for the placeholder or the recalled image. Raises FileModified when neither stands there."""
+    subject.require_unchanged()
+    with subject.reader() as file:
+        if formats.read_envelope(file) is None:
+            raise FileModified(path=subject.path, state=subject.row.state.label)
+    if subject.row.state is State.RECALLED and fileops.sha256_of(subject.fd) != site.catalog.recalled_hash(subject.row.id):
+        raise FileModified(path=subject.path, state=subject.row.state.label)
+    tier = subject.tier
+    intent = Intent("undo", subject.row.path, subject.row.id, held.record_id, subject.stat.st_ino, held=held.name)
+    journal.begin(tier.journal_fd, intent)
+    try:
+        arrow("undo.journalled")
+        with fileops.write_lease(subject.fd, subject.path):
+            fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, held.name)
+        fileops.fsync_directory(subject.directory_fd)
+        fileops.fsync_directory(tier.holding_fd)
+        arrow("undo.exchanged")
+        os.unlink(held.name, dir_fd=tier.holding_fd)
+        arrow("undo.unlinked")
+        restored = os.stat(subject.row.name, dir_fd=subject.directory_fd, follow_symlinks=False)
+        site.catalog.mark_undone(subject.row.id, version=reconcile.version_of(restored))
+        arrow("undo.committed")
+    except Exception:
+        reconcile.settle(site, tier, intent)
+        raise
+    journal.strike(tier.journal_fd, intent)
+
+
+def _put_back(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow) -> None:
+    """The placeholder was deleted or its folder is empty of it: the original simply takes its old name again."""
+    directory_fd = fileops.make_directories(tier.root_fd, row.directory)
+    try:
+        original = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
+        intent = Intent("undo", row.path, row.id, held.record_id, original.st_ino, held=held.name)
+        journal.begin(tier.journal_fd, intent)
+        try:
+            arrow("undo.journalled")
+            fileops.rename_noreplace(tier.holding_fd, held.name, directory_fd, row.name)
+            fileops.fsync_directory(directory_fd)
+            fileops.fsync_directory(tier.holding_fd)
+            arrow("undo.exchanged")
+            site.catalog.mark_undone(row.id, version=reconcile.version_of(original))
+            arrow("undo.committed")
+        except Exception:
+            reconcile.settle(site, tier, intent)
+            raise
+        journal.strike(tier.journal_fd, intent)
+    finally:
+        os.close(directory_fd)

@@ -1,0 +1,122 @@
+"""Proof that what is kept can be given back: records decode, placeholders are whole, held originals match their hashes."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import UTC, datetime
+from threading import Event
+
+from archiver import formats
+from archiver.catalog.rows import FileRow, State
+from archiver.codec import schemes
+from archiver.codec.record import Record
+from archiver.errors import ArchiverError, HeldOriginalDamaged, PlaceholderDamaged, from_os_error
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.site import Site
+from archiver.lifecycle.subject import Subject, hold
+from archiver.tiers import fileops
+from archiver.tiers.local import LocalTier
+
+_POSITION = "verify.position"
+_FINISHED = "verify.finished_at"
+_PAGE = 256  # files between two notes of the position
+
+
+class Pace:
+    """Keeps reading below a rate; waits on the stop event, so that a stop is never late."""
+
+    def __init__(self, bytes_per_second: int, stop: Event) -> None:
+        self._rate = bytes_per_second
+        self._stop = stop
+        self._start = time.monotonic()
+        self._read = 0
+
+    def took(self, size: int) -> None:
+        self._read += size
+        if self._rate:
+            ahead = self._read / self._rate - (time.monotonic() - self._start)
+            if ahead > 0:
+                self._stop.wait(ahead)
+
+
+def verify(
+    site: Site,
+    *,
+    bytes_per_second: int = 0,
+    restart: bool = False,
+    decode: bool = False,
+    listener: Listener = ignore,
+    stop: Event | None = None,
+) -> Tally:
+    """Check every recorded, released and recalled file and every held original; goes on where an earlier run was stopped.
+
+    Every record is entropy-decoded; with `decode` the model generates its image too, which takes as long as recalling it would.
+    """
+    stop = stop or Event()
+    pace = Pace(bytes_per_second, stop)
+    tally = Tally()
+    after = 0 if restart else int(site.catalog.setting(_POSITION) or 0)
+    rows = site.catalog.stream_files(None, (State.RECORDED, State.RELEASED, State.RECALLED), after=after)
+    for number, row in enumerate(rows):
+        if stop.is_set():
+            return tally
+        outcome = _verify_one(site, row, decode, pace)
+        tally.add(outcome)
+        listener(outcome)
+        if number % _PAGE == _PAGE - 1:
+            site.catalog.set_setting(_POSITION, str(row.id))
+    site.catalog.set_setting(_POSITION, "0")
+    site.catalog.set_setting(_FINISHED, datetime.now(UTC).isoformat(timespec="seconds"))
+    return tally
+
+
+def _verify_one(site: Site, row: FileRow, decode: bool, pace: Pace) -> Outcome:
+    tier = site.tier_of(row)
+    path = tier.root / row.path
+    try:
+        assert row.record_id is not None  # the schema says so for these states
+        payload = site.catalog.record(row.record_id).payload
+        record = Record.from_bytes(payload)
+        schemes.check(record)
+        site.vault.require(record.profile)
+        if decode:
+            site.engine.decode([record])
+        if row.state is not State.RECORDED:
+            with hold(tier, row) as subject:
+                _check_placeholder(subject, payload, pace)
+        _check_held(site, tier, row, pace)
+    except OSError as error:
+        failure: ArchiverError = from_os_error(error, path)
+    except ArchiverError as error:
+        failure = error
+    else:
+        return Outcome(path, "verify", Result.DONE, record_bytes=len(payload))
+    return Outcome(path, "verify", Result.FAILED, failure.message, error=failure)
+
+
+def _check_placeholder(subject: Subject, payload: bytes, pace: Pace) -> None:
+    """Raises FileModified, PlaceholderDamaged."""
+    subject.require_unchanged()
+    with subject.reader() as file:
+        envelope = formats.read_envelope(file)
+    wanted = "placeholder" if subject.row.state is State.RELEASED else "generated"
+    if envelope is None or envelope.kind != wanted:
+        raise PlaceholderDamaged(path=subject.path, problem=f"it carries no {wanted} record")
+    if envelope.record != payload:
+        raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
+    pace.took(4096)
+
+
+def _check_held(site: Site, tier: LocalTier, row: FileRow, pace: Pace) -> None:
+    """Raises HeldOriginalDamaged, OSError."""
+    held = site.catalog.holding_for(row.id)
+    if held is None:
+        return
+    fd = fileops.open_file(tier.holding_fd, held.name, os.O_RDONLY)
+    try:
+        if fileops.sha256_of(fd) != site.catalog.record(held.record_id).sha256:
+            raise HeldOriginalDamaged(path=tier.root / row.path, held=tier.root / ".archiver" / "holding" / held.name)
+    finally:
+        os.close(fd)
+    pace.took(held.size)
