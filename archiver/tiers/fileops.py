@@ -22,7 +22,7 @@ from pathlib import Path
 
 from archiver.errors import FileOpen, LeaseUnsupported, NotInAnyTier, NotRegular
 
-_RENAME_EXCHANGE = 2  # linux/fs.h
+_RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2  # linux/falloc.h
 _HASH_CHUNK = 1 << 20
 
@@ -58,6 +58,20 @@ def open_directory(root_fd: int, relative: str | bytes) -> int:
         os.close(fd)
         raise OSError(error.errno, error.strerror, path) from error
     return fd
+
+
+def make_directories(root_fd: int, relative: str | bytes) -> int:
+    """Open a directory below `root_fd` as open_directory does, making what is missing of it; the caller closes it."""
+    parts = os.fsdecode(relative).split("/") if relative else []
+    for depth in range(len(parts)):
+        parent_fd = open_directory(root_fd, "/".join(parts[:depth]))
+        try:
+            os.mkdir(parts[depth], dir_fd=parent_fd)
+        except FileExistsError:
+            continue
+        finally:
+            os.close(parent_fd)
+    return open_directory(root_fd, relative)
 
 
 def open_file(dir_fd: int, name: str | bytes, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
@@ -108,8 +122,20 @@ def exchange(dir_fd_a: int, name_a: str | bytes, dir_fd_b: int, name_b: str | by
 
     Raises OSError: EINVAL where the filesystem cannot, EXDEV across filesystems, ENOENT where one of them is missing.
     """
+    _renameat2(dir_fd_a, name_a, dir_fd_b, name_b, _RENAME_EXCHANGE)
+
+
+def rename_noreplace(dir_fd_a: int, name_a: str | bytes, dir_fd_b: int, name_b: str | bytes) -> None:
+    """Give a file its new name in one atomic step, never over another file (renameat2, RENAME_NOREPLACE).
+
+    Raises OSError: EEXIST where the new name is taken, ENOENT where the old one is missing.
+    """
+    _renameat2(dir_fd_a, name_a, dir_fd_b, name_b, _RENAME_NOREPLACE)
+
+
+def _renameat2(dir_fd_a: int, name_a: str | bytes, dir_fd_b: int, name_b: str | bytes, flag: int) -> None:
     a, b = os.fsencode(name_a), os.fsencode(name_b)
-    if _libc.renameat2(dir_fd_a, a, dir_fd_b, b, _RENAME_EXCHANGE) != 0:
+    if _libc.renameat2(dir_fd_a, a, dir_fd_b, b, flag) != 0:
         code = ctypes.get_errno()
         raise OSError(
             code,
