@@ -1,124 +1,209 @@
 """TOML -> frozen, validated settings.
 
-Every key is documented in config.example.toml; a test keeps the two in step. Unknown keys are refused and the nearest known one is named.
+Every key is documented in config.example.toml; a test keeps the two in step. Unknown keys are refused and the nearest
+known one is named. Secrets (the catalog's URL may hold a password) come from the environment or a file; they are never
+echoed.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pathspec import PathSpec
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from archiver.config_problems import all_problems, disagreements
 from archiver.errors import ConfigInvalid, ConfigMissing
+from archiver.units import parse_duration, parse_size
 
 ENVIRONMENT = "ARCHIVER_CONFIG"
+CATALOG_URL_ENVIRONMENT = "ARCHIVER_CATALOG_URL"
 SYSTEM_CONFIG = Path("/etc/archiver/config.toml")
 
-_DURATION = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*(s|m|h|d|w|y)\s*$")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 86400}
-_SIZE = re.compile(r"^\s*(\d+(?:\.\d+)?)\s*([KMGTP]?)(i?)B?\s*$", re.IGNORECASE)
+Listed = TypeVar("Listed", bound=tuple[str, ...])
 
 
-def parse_duration(value: object) -> object:
-    """"30d" -> timedelta; units s, m, h, d, w, y (365 days). Anything but text passes through to pydantic."""
-    if not isinstance(value, str):
-        return value
-    match = _DURATION.match(value)
-    if match is None:
-        raise ValueError(f"{value!r} is no duration: a number and one of s, m, h, d, w, y, as in '180d'")
-    return timedelta(seconds=float(match[1]) * _SECONDS[match[2]])
+def absolute(path: Path) -> Path:
+    """Refuse what depends on the folder the program was started in, or on who started it."""
+    # The value is not named: a URL with a password, put where its file belongs, would be echoed.
+    if not path.is_absolute():
+        raise ValueError("must be an absolute path (~ and variables are not expanded)")
+    if ".." in path.parts:
+        raise ValueError("must not contain '..'")
+    return path
 
 
-def parse_size(value: object) -> object:
-    """"64 KiB" -> 65536; powers of 1024 with an i, of 1000 without."""
-    if not isinstance(value, str):
-        return value
-    match = _SIZE.match(value)
-    if match is None:
-        raise ValueError(f"{value!r} is no size: a number and a unit, as in '64 KiB' or '2 GB'")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** ("KMGTP".index(match[2].upper()) + 1 if match[2] else 0))
+def compile_patterns(patterns: Iterable[str]) -> PathSpec[Any]:
+    """Patterns as in .gitignore, in order, the last one that matches decides ("!" takes back).
+
+    Raises ValueError where one cannot be read.
+    """
+    try:
+        return PathSpec.from_lines("gitignore", patterns)
+    except re.error as error:
+        raise ValueError(f"{error}") from None
 
 
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), Field(ge=timedelta(0))]
+def path_matches(patterns: PathSpec[Any], path: bytes) -> bool:
+    """Whether a path below the tier's root matches; any bytes a file name may hold are fine."""
+    # pathspec's expressions do not let "**" run over a line break, which a Linux file name may hold.
+    return patterns.match_file(os.fsdecode(path).replace("\n", "\ufffd"))
+
+
+def _readable_pattern(pattern: str) -> str:
+    try:
+        compiled = compile_patterns([pattern])
+    except ValueError as error:
+        raise ValueError(f"{pattern!r} is no path pattern: {error}") from None
+    if not compiled.patterns or compiled.patterns[0].include is None:
+        raise ValueError(f"{pattern!r} is no path pattern: it is empty or a comment")
+    return pattern
+
+
+def _not_empty(entries: Listed) -> Listed:
+    if not entries:
+        raise ValueError("is empty: no file could match")
+    return entries
+
+
+def _within_a_century(value: timedelta) -> timedelta:
+    # More would leave the calendar when it is added to or taken from a date.
+    if not timedelta(0) <= value <= timedelta(days=36500):
+        raise ValueError("must be between 0 and 100 years")
+    return value
+
+
+def _at_least_a_second(value: timedelta) -> timedelta:
+    if value < timedelta(seconds=1):
+        raise ValueError("must be at least a second: it is how often the daemon does this")
+    return value
+
+
+def _none(value: object) -> object:
+    """TOML has no null: the word "none" stands for a limit or floor that is not set."""
+    return None if value == "none" else value
+
+
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_within_a_century)]
+Interval = Annotated[Duration, AfterValidator(_at_least_a_second)]
 Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
+OptionalSize = Annotated[Size | None, BeforeValidator(_none)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Floor = Annotated[Annotated[float, Field(ge=0.0)] | None, BeforeValidator(_none)]
+AbsolutePath = Annotated[Path, AfterValidator(absolute)]
+Patterns = tuple[Annotated[str, AfterValidator(_readable_pattern)], ...]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+Tag = Annotated[str, Field(min_length=1, pattern=r"^[^,]*$")]
 SchemeName = Literal["sgc", "cocli", "coclico", "g-coclico", "seacom", "seseco"]
 FormatName = Literal["jpeg", "png", "webp", "tiff"]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Inputs stay out of error texts and tracebacks: any of them may be a password in the wrong place.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class CatalogSettings(Section):
-    url: str = "sqlite:////var/lib/archiver/catalog.db"
-    url_file: Path | None = None
+    """Where the catalog is; a URL with a password belongs in a file or the environment, not in the configuration."""
+
+    url: str = Field(default="sqlite:////var/lib/archiver/catalog.db", repr=False)
+    url_file: Annotated[AbsolutePath | None, BeforeValidator(_none)] = None
+
+    @field_validator("url")
+    @classmethod
+    def _usable(cls, url: str) -> str:
+        if problem := _url_problem(url):
+            raise ValueError(problem)
+        return url
+
+    @model_validator(mode="after")
+    def _one_source(self) -> CatalogSettings:
+        if self.url_file is not None and "url" in self.model_fields_set:
+            raise ValueError("give url or url_file, not both")
+        return self
 
 
 class VaultSettings(Section):
-    path: Path = Path("/var/lib/archiver/vault")
+    path: AbsolutePath = Path("/var/lib/archiver/vault")
 
 
 class ModelSettings(Section):
-    profile: str = "embedded-1"
-    preset: str = "default"
+    profile: Annotated[str, Field(min_length=1)] = "embedded-1"
+    preset: Annotated[str, Field(min_length=1)] = "default"
     batch: Annotated[int, Field(ge=1, le=256)] = 8
     threads: Annotated[int, Field(ge=0)] = 0
 
 
 class GateSettings(Section):
-    """The floor under a trial decode; what falls below stays resident."""
+    """The floor under a trial decode; what falls below stays resident. None: not asked for."""
 
     semantic: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.3
-    label_bce: Annotated[float, Field(ge=0.0)] | None = None
-    colour: Annotated[float, Field(ge=0.0)] | None = 24.0
+    label_bce: Floor = None
+    colour: Floor = 24.0
 
 
 class TierSettings(Section):
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    name: Name
     kind: Literal["local"] = "local"
-    path: Path
+    path: AbsolutePath
     high_watermark: Share = 0.0
     low_watermark: Share = 0.0
     sweep_files: Annotated[int, Field(ge=1)] = 10_000
     sweep_bytes: Size = 100 * 10**9
-    exclude: tuple[str, ...] = ()
+    exclude: Patterns = ()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> TierSettings:
-        if not self.path.is_absolute():
-            raise ValueError(f"path {str(self.path)!r} must be absolute")
-        if self.low_watermark > self.high_watermark:
-            raise ValueError("low_watermark must not be above high_watermark")
-        return self
+    @field_validator("low_watermark")
+    @classmethod
+    def _below_high(cls, low: float, info: ValidationInfo) -> float:
+        high = info.data.get("high_watermark", low)
+        if low > high:
+            raise ValueError(f"{low:g} must not be above high_watermark ({high:g})")
+        return low
 
 
 class RuleSettings(Section):
     """All conditions of a rule must hold; the first rule that matches a file decides."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+    name: Name
     tiers: tuple[str, ...] = ()
     action: Literal["release", "record", "keep"] = "release"
     unused_for: Duration = timedelta(days=180)
     unchanged_for: Duration = timedelta(days=30)
     min_size: Size = 64 * 1024
-    max_size: Size | None = None
+    max_size: OptionalSize = None
     min_pixels: Annotated[int, Field(ge=0)] = 0
-    max_pixels: Annotated[int, Field(ge=1)] | None = None
-    formats: tuple[FormatName, ...] = ("jpeg", "png", "webp", "tiff")
-    include: tuple[str, ...] = ("**",)
-    exclude: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    without_tags: tuple[str, ...] = ()
+    max_pixels: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none)] = None
+    formats: Annotated[tuple[FormatName, ...], AfterValidator(_not_empty)] = ("jpeg", "png", "webp", "tiff")
+    include: Annotated[Patterns, AfterValidator(_not_empty)] = ("**",)
+    exclude: Patterns = ()
+    tags: tuple[Tag, ...] = ()
+    without_tags: tuple[Tag, ...] = ()
     scheme: SchemeName = "sgc"
     gate: GateSettings = GateSettings()
+
+    @field_validator("max_size", "max_pixels")
+    @classmethod
+    def _above_min(cls, most: int | None, info: ValidationInfo) -> int | None:
+        least = info.data.get(f"min_{(info.field_name or '').removeprefix('max_')}")
+        if most is not None and least is not None and most < least:
+            raise ValueError(f"{most} is below the minimum ({least}): no file could match")
+        return most
 
 
 class ReleaseSettings(Section):
@@ -127,11 +212,11 @@ class ReleaseSettings(Section):
 
 
 class ScheduleSettings(Section):
-    scan: Duration = timedelta(hours=24)
-    archive: Duration = timedelta(hours=1)
-    expire: Duration = timedelta(hours=1)
-    verify: Duration = timedelta(days=7)
-    verify_bytes_per_second: Size = 20 * 10**6
+    scan: Interval = timedelta(hours=24)
+    archive: Interval = timedelta(hours=1)
+    expire: Interval = timedelta(hours=1)
+    verify: Interval = timedelta(days=7)
+    verify_bytes_per_second: Annotated[Size, Field(ge=1)] = 20 * 10**6
     watch: bool = True
 
 
@@ -139,7 +224,7 @@ class LimitSettings(Section):
     """What one picture may cost; a file beyond a limit stays resident and is reported."""
 
     pixels: Annotated[int, Field(ge=1)] = 200_000_000
-    file_size: Size = 2 * 10**9
+    file_size: Annotated[Size, Field(ge=1)] = 2 * 10**9
 
 
 class LogSettings(Section):
@@ -160,26 +245,79 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        names = [tier.name for tier in self.tier]
-        for what, seen in (("tier", names), ("rule", [rule.name for rule in self.rule])):
-            if len(set(seen)) != len(seen):
-                raise ValueError(f"two {what}s have the same name")
-        for rule in self.rule:
-            for name in rule.tiers:
-                if name not in names:
-                    raise ValueError(f"rule {rule.name!r} names tier {name!r}, which is not configured")
-        paths = [tier.path for tier in self.tier]
-        for one in paths:
-            if any(other != one and other.is_relative_to(one) for other in paths) or paths.count(one) > 1:
-                raise ValueError(f"tiers overlap at {one}")
+        tiers = [(tier.name, tier.path) for tier in self.tier]
+        if problems := disagreements(tiers, [(rule.name, rule.tiers) for rule in self.rule]):
+            raise ValueError("; ".join(problems))
         return self
 
     @property
     def catalog_url(self) -> str:
-        """The database URL, from the file named by `url_file` if there is one (it may hold a password)."""
-        if self.catalog.url_file is not None:
-            return self.catalog.url_file.read_text(encoding="utf-8").strip()
-        return self.catalog.url
+        """The database URL: $ARCHIVER_CATALOG_URL, else what `url_file` holds, else `url`; never to be printed.
+
+        Raises ConfigInvalid where the file cannot be read or the URL is not one of a SQLite or PostgreSQL database.
+        """
+        url = self._raw_catalog_url()
+        if problem := _url_problem(url):
+            raise ConfigInvalid(path=self.catalog_url_source, problem=problem)
+        return url
+
+    @property
+    def redacted_url(self) -> str:
+        """The database URL with *** for a password; a sentence where there is no readable one. Never raises."""
+        try:
+            return redact_url(self.catalog_url)
+        except ConfigInvalid as error:
+            return f"(no usable URL: {error.message})"
+
+    @property
+    def catalog_url_source(self) -> str:
+        """Where the database URL comes from: "$ARCHIVER_CATALOG_URL", the path of a file, or "catalog.url"."""
+        if os.environ.get(CATALOG_URL_ENVIRONMENT, "").strip():
+            return f"${CATALOG_URL_ENVIRONMENT}"
+        return str(self.catalog.url_file or "catalog.url")
+
+    def _raw_catalog_url(self) -> str:
+        if url := os.environ.get(CATALOG_URL_ENVIRONMENT, "").strip():
+            return url
+        if (file := self.catalog.url_file) is None:
+            return self.catalog.url
+        try:
+            return file.read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ConfigInvalid(path=file, problem=f"catalog.url_file cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise ConfigInvalid(path=file, problem="catalog.url_file is not UTF-8 text") from None
+
+
+def redact_url(url: str) -> str:
+    """A database URL fit to be printed: passwords, also those given as query parameters, become ***."""
+    # Imported here: SQLAlchemy costs a quarter of a second, which `archiver --help` should not pay.
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return "(not a database URL)"
+    hidden = {key: "***" for key in parsed.query if "password" in key.lower()}
+    return parsed.update_query_dict(hidden).render_as_string(hide_password=True).replace("%2A%2A%2A", "***")
+
+
+def _url_problem(url: str) -> str | None:
+    """What is wrong with a database URL, in words that hold nothing of it."""
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        return "the catalog's URL is not a database URL, as sqlite:////var/lib/archiver/catalog.db or postgresql://host/name"
+    backend = parsed.get_backend_name()
+    if backend not in ("sqlite", "postgresql"):
+        return "the catalog lives in SQLite or PostgreSQL: sqlite:////absolute/path or postgresql://user@host/name"
+    if backend == "sqlite" and not (parsed.database or "").startswith("/"):
+        return "the catalog's path must be absolute: sqlite:////var/lib/archiver/catalog.db, with four slashes"
+    return None
 
 
 def config_path(given: Path | None = None) -> Path:
@@ -188,56 +326,34 @@ def config_path(given: Path | None = None) -> Path:
         return given
     if named := os.environ.get(ENVIRONMENT):
         return Path(named)
-    home = Path(os.environ.get("XDG_CONFIG_HOME", Path.home() / ".config")) / "archiver" / "config.toml"
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "archiver" / "config.toml"
     return home if home.exists() else SYSTEM_CONFIG
 
 
 def load(path: Path) -> Settings:
     """Read and validate one TOML file.
 
-    Raises ConfigMissing, or ConfigInvalid with every problem, one a line, each with the key it concerns.
+    Raises ConfigMissing, or ConfigInvalid whose `problems` are all there are, each with the key it concerns.
     """
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigMissing(path=path) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigInvalid(path=path, problem=error) from error
+    except OSError as error:
+        raise ConfigInvalid(path=path, problem=f"cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigInvalid(path=path, problem="is not UTF-8 text") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Settings:
+    """Validate TOML text; `path` names it in errors. Raises ConfigInvalid, as `load` does."""
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigInvalid(path=path, problem=f"is not TOML: {error}") from None
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
-        problems = [_explain(problem) for problem in error.errors(include_url=False)]
-        raise ConfigInvalid(path=path, problem="; ".join(problems)) from error
-
-
-def _explain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(problem["loc"][-1]), _known_keys(problem["loc"][:-1]), n=1, cutoff=0.5)
-        return f"unknown key {where}" + (f" (did you mean {near[0]}?)" if near else "")
-    message = problem["msg"].removeprefix("Value error, ")
-    # The value is left out where it may be a secret.
-    return f"{where}: {message}" if where else message
-
-
-def _known_keys(location: tuple[str | int, ...]) -> list[str]:
-    model: type[BaseModel] = Settings
-    for part in location:
-        if isinstance(part, int):
-            continue
-        model = _SECTIONS[part]
-    return list(model.model_fields)
-
-
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "catalog": CatalogSettings,
-    "vault": VaultSettings,
-    "model": ModelSettings,
-    "release": ReleaseSettings,
-    "schedule": ScheduleSettings,
-    "limits": LimitSettings,
-    "log": LogSettings,
-    "tier": TierSettings,
-    "rule": RuleSettings,
-    "gate": GateSettings,
-}
+        problems = all_problems(error, raw, Settings)
+    raise ConfigInvalid(path=path, problem="; ".join(problems), problems=tuple(problems))

@@ -1,0 +1,169 @@
+"""The configuration as text: what is in force, what a new installation starts with, and advice on a valid one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic.fields import FieldInfo
+
+from archiver.config import CatalogSettings, Section, Settings, parse
+from archiver.errors import ConfigInvalid
+from archiver.units import format_duration, format_size, parse_size
+
+
+def render(settings: Settings) -> str:
+    """TOML of every key in force, defaults marked; no secret is in it, else it reads back as the same settings."""
+    lines: list[str] = []
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if isinstance(value, tuple):
+            for entry in value:
+                lines += ["", f"[[{name}]]", *_keys(entry)]
+        else:
+            lines += ["", f"[{name}]", *(_catalog_keys(settings) if name == "catalog" else _keys(value))]
+    return "\n".join(lines[1:]) + "\n"
+
+
+def default_config(data_dir: Path, tiers: Sequence[Path]) -> str:
+    """The short configuration that `archiver init` writes: catalog and vault below `data_dir`, one rule for every tier.
+
+    Raises ConfigInvalid where these folders make no valid configuration: relative, overlapping, or not UTF-8.
+    """
+    from sqlalchemy.engine import URL  # costs a quarter of a second, which commands without a catalog should not pay
+
+    url = URL.create("sqlite", database=str(data_dir / "catalog.db")).render_as_string(hide_password=False)
+    names = _tier_names(tiers)
+    text = _NEW.format(
+        url=_quoted(url),
+        vault=_quoted(str(data_dir / "vault")),
+        tiers="\n".join(
+            f"[[tier]]\nname = {_quoted(name)}\npath = {_quoted(str(path))}\n"
+            for name, path in zip(names, tiers, strict=True)
+        ),
+    )
+    parse(text, Path("the new configuration"))
+    return text
+
+
+def example() -> str:
+    """config.example.toml, as shipped: every key, its default and what it does."""
+    shipped = resources.files("archiver") / "config.example.toml"
+    if shipped.is_file():
+        return shipped.read_text(encoding="utf-8")
+    return (Path(__file__).parent.parent / "config.example.toml").read_text(encoding="utf-8")  # a source tree
+
+
+def advice(settings: Settings, path: Path) -> Iterator[str]:
+    """What is allowed but seldom meant, one sentence each, for `archiver config check`."""
+    if not settings.tier:
+        yield "no [[tier]]: nothing is watched"
+    for tier in settings.tier:
+        if not any(rule.action != "keep" for rule in settings.rule if not rule.tiers or tier.name in rule.tiers):
+            yield f"tier {tier.name!r}: no rule releases or records anything on it"
+        if not tier.path.is_dir():
+            yield f"tier {tier.name!r}: {tier.path} is not a folder now; until it is there the tier is unreachable"
+    if settings.release.grace == timedelta(0):
+        yield "release.grace is 0s: an original is gone the moment it is released, beyond `archiver undo`"
+    secret = settings.catalog.url_file or path
+    holds_password = settings.catalog.url_file is not None or "***" in settings.redacted_url
+    if holds_password and secret.exists() and secret.stat().st_mode & 0o077:
+        yield f"{secret} can hold the catalog's password and others may read it: chmod 600"
+
+
+def _catalog_keys(settings: Settings) -> Iterator[str]:
+    field = CatalogSettings.model_fields["url"]
+    if (source := settings.catalog_url_source) == "catalog.url":
+        yield _line("url", field, settings.redacted_url, given="url" in settings.catalog.model_fields_set)
+    else:
+        yield f"# {settings.redacted_url}, from {source}"
+    if settings.catalog.url_file is not None:
+        yield f"url_file = {_quoted(str(settings.catalog.url_file))}"
+
+
+def _keys(section: Section) -> Iterator[str]:
+    for name, field in type(section).model_fields.items():
+        yield _line(name, field, getattr(section, name), given=name in section.model_fields_set)
+
+
+def _line(name: str, field: FieldInfo, value: object, *, given: bool) -> str:
+    return f"{name} = {_toml(value, field)}" + ("" if given else "  # default")
+
+
+def _toml(value: object, field: FieldInfo) -> str:
+    if value is None:
+        return '"none"'
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, timedelta):
+        return _quoted(format_duration(value))
+    if isinstance(value, int) and _is_size(field.annotation, field.metadata):
+        return _quoted(format_size(value))
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, tuple):
+        return f"[{', '.join(_quoted(str(entry)) for entry in value)}]"
+    if isinstance(value, Section):
+        return f"{{ {', '.join(f'{k} = {_toml(getattr(value, k), f)}' for k, f in type(value).model_fields.items())} }}"
+    return _quoted(str(value))
+
+
+def _is_size(annotation: Any, metadata: Sequence[object]) -> bool:
+    if any(getattr(entry, "func", None) is parse_size for entry in metadata):
+        return True
+    return any(_is_size(inner, getattr(inner, "__metadata__", ())) for inner in get_args(annotation))
+
+
+def _quoted(text: str) -> str:
+    """A TOML basic string. Raises ConfigInvalid for what TOML cannot hold: a file name that is not UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ConfigInvalid(path=text.encode("utf-8", "replace").decode(), problem="its name is not UTF-8") from None
+    # JSON's escapes are TOML's, but TOML wants DEL escaped, too.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _tier_names(paths: Sequence[Path]) -> list[str]:
+    """A short distinct name for each folder, from its own name."""
+    names: list[str] = []
+    for path in paths:
+        base = re.sub(r"[^a-z0-9]+", "-", path.name.lower()).strip("-")[:48] or "photos"
+        name, count = base, 2
+        while name in names:
+            name, count = f"{base}-{count}", count + 1
+        names.append(name)
+    return names
+
+
+_NEW = """\
+# What the archiver watches, and when an image is cold. These are the keys most people change;
+# `archiver config example` explains all of them, `archiver config check` validates this file,
+# and `archiver plan` shows what it would do before anything is done.
+
+[catalog]
+url = {url}
+
+[vault]
+# Model weights. A record without its weights is noise: back this folder up.
+path = {vault}
+
+[release]
+# How long `archiver undo` can bring the original bytes back. Space is freed when this time is over.
+grace = "30d"
+
+{tiers}
+# The first rule that matches decides; a file that no rule matches is left alone.
+[[rule]]
+name = "cold"
+# "release" gives the space back; "record" only records; "keep" leaves alone.
+action = "release"
+unused_for = "180d"
+unchanged_for = "30d"
+exclude = []
+"""
