@@ -122,28 +122,19 @@ def exchange(dir_fd_a: int, name_a: str | bytes, dir_fd_b: int, name_b: str | by
 
     Raises OSError: EINVAL where the filesystem cannot, EXDEV across filesystems, ENOENT where one of them is missing.
     """
-    _renameat2(dir_fd_a, name_a, dir_fd_b, name_b, _RENAME_EXCHANGE)
+    _rename(dir_fd_a, os.fsencode(name_a), dir_fd_b, os.fsencode(name_b), _RENAME_EXCHANGE)
 
 
 def rename_noreplace(dir_fd_a: int, name_a: str | bytes, dir_fd_b: int, name_b: str | bytes) -> None:
-    """Give a file its new name in one atomic step, never over another file (renameat2, RENAME_NOREPLACE).
-
-    Raises OSError: EEXIST where the new name is taken, ENOENT where the old one is missing.
-    """
-    _renameat2(dir_fd_a, name_a, dir_fd_b, name_b, _RENAME_NOREPLACE)
+    """Rename without ever replacing what stands at the new name. Raises OSError: EEXIST where something does."""
+    _rename(dir_fd_a, os.fsencode(name_a), dir_fd_b, os.fsencode(name_b), _RENAME_NOREPLACE)
 
 
-def _renameat2(dir_fd_a: int, name_a: str | bytes, dir_fd_b: int, name_b: str | bytes, flag: int) -> None:
-    a, b = os.fsencode(name_a), os.fsencode(name_b)
-    if _libc.renameat2(dir_fd_a, a, dir_fd_b, b, flag) != 0:
+def _rename(dir_fd_a: int, name_a: bytes, dir_fd_b: int, name_b: bytes, flags: int) -> None:
+    if _libc.renameat2(dir_fd_a, name_a, dir_fd_b, name_b, flags) != 0:
         code = ctypes.get_errno()
-        raise OSError(
-            code,
-            os.strerror(code),
-            f"{path_of(dir_fd_a)}/{os.fsdecode(a)}",
-            None,
-            f"{path_of(dir_fd_b)}/{os.fsdecode(b)}",
-        )
+        paths = [f"{path_of(fd)}/{os.fsdecode(name)}" for fd, name in ((dir_fd_a, name_a), (dir_fd_b, name_b))]
+        raise OSError(code, os.strerror(code), paths[0], None, paths[1])
 
 
 def fsync_directory(fd: int) -> None:

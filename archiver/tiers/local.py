@@ -1,0 +1,283 @@
+"""A tier that is a directory tree: where it is, whether it is really there, what its filesystem can do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from archiver.config import TierSettings
+from archiver.errors import ArchiverError, LeaseUnsupported, SystemRefused, TierUnreachable
+from archiver.tiers import fileops
+
+AREA = ".archiver"  # everything of ours on a tier; never scanned
+
+_FS_IOC_GETFSUUID = 0x80111500  # linux/fs.h, since Linux 6.9
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which folder of which filesystem a tier's root is, so that an unmounted disk is not taken for an empty one.
+
+    `uuid` is empty where the kernel does not tell it (before Linux 6.9), `fsid` is what statvfs says, both in hex.
+    """
+
+    uuid: str
+    fsid: str
+    inode: int
+
+    @classmethod
+    def of(cls, fd: int) -> Identity:
+        """The identity of an open directory."""
+        stat, filesystem = os.fstat(fd), os.statvfs(fd)
+        # XFS derives the fsid from the device number; where there is none, the device number has to do.
+        return cls(_uuid(fd), f"{filesystem.f_fsid or stat.st_dev:x}", stat.st_ino)
+
+    @classmethod
+    def parse(cls, text: str) -> Identity:
+        """The inverse of str()."""
+        uuid, fsid, inode = text.split("/")
+        return cls(uuid, fsid, int(inode))
+
+    def __str__(self) -> str:
+        return f"{self.uuid}/{self.fsid}/{self.inode}"
+
+    def is_same(self, other: Identity) -> bool:
+        """Whether both are one folder; the UUID decides where both kernels knew it."""
+        if self.inode != other.inode:
+            return False
+        return self.uuid == other.uuid if self.uuid and other.uuid else self.fsid == other.fsid
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Bytes of a filesystem; `free` is what users other than root may still take."""
+
+    total: int
+    free: int
+
+    @property
+    def used_share(self) -> float:
+        """0 empty .. 1 full, as `df` counts."""
+        return 1.0 - self.free / self.total if self.total else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a tier's filesystem can do, tried out; releasing needs every one but `atime`."""
+
+    filesystem: str  # "ext4", "xfs" ...; "" where /proc does not tell
+    writable: bool
+    xattr: bool
+    lease: bool
+    punch_hole: bool
+    exchange: bool
+    atime: bool  # False under noatime: only the watcher then knows of accesses
+
+
+class LocalTier:
+    """One configured tier, for any number of threads.
+
+    Opened when first used. Nothing is held open after `close`, so that its disk can be unmounted; call it when no act is
+    under way.
+    """
+
+    def __init__(self, settings: TierSettings) -> None:
+        self.settings = settings
+        self.name = settings.name
+        self.root = settings.path
+        self._expected: Identity | None = None
+        self._root_fd: int | None = None
+        self._area_fds: dict[str, int] = {}
+        self._opening = threading.RLock()
+
+    # -- reachability --------------------------------------------------------------------------------------------------
+
+    def expect(self, identity: str | None) -> None:
+        """Tell what the catalog remembers as this tier's identity; None before the first scan."""
+        self._expected = Identity.parse(identity) if identity else None
+
+    @property
+    def root_fd(self) -> int:
+        """The root, open. Raises TierUnreachable."""
+        with self._opening:
+            if self._root_fd is None:
+                self._root_fd = self._open_root()
+            return self._root_fd
+
+    def check(self) -> Identity:
+        """Look again whether the tier's own folder stands at its path. Raises TierUnreachable."""
+        fd = self._open_root()
+        try:
+            return Identity.of(fd)
+        finally:
+            os.close(fd)
+
+    def _open_root(self) -> int:
+        try:
+            # The root itself may be a symlink: the path is the administrator's, not a user's.
+            fd = os.open(self.root, _OPEN_DIRECTORY)
+        except OSError as error:
+            raise TierUnreachable(tier=self.name, reason=f"{self.root}: {error.strerror}") from error
+        try:
+            found = Identity.of(fd)
+            if self._expected is not None and not found.is_same(self._expected):
+                raise TierUnreachable(tier=self.name, reason=f"another folder or filesystem stands at {self.root}")
+        except OSError as error:  # a dead network mount answers open from its cache
+            os.close(fd)
+            raise TierUnreachable(tier=self.name, reason=f"{self.root}: {error.strerror}") from error
+        except ArchiverError:
+            os.close(fd)
+            raise
+        return fd
+
+    def close(self) -> None:
+        """Let go of every descriptor; the next use opens them again."""
+        with self._opening:
+            for fd in (*self._area_fds.values(), *([] if self._root_fd is None else [self._root_fd])):
+                os.close(fd)
+            self._area_fds.clear()
+            self._root_fd = None
+
+    # -- our own area --------------------------------------------------------------------------------------------------
+
+    def has_area(self) -> bool:
+        """Whether `.archiver` is there. Raises TierUnreachable."""
+        try:
+            os.stat(AREA, dir_fd=self.root_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return True
+
+    @property
+    def area_fd(self) -> int:
+        """`.archiver`, open; made (mode 0700) when first needed. Raises TierUnreachable, SystemRefused, OSError."""
+        return self._own_directory(AREA, lambda: self.root_fd)
+
+    @property
+    def holding_fd(self) -> int:
+        """`.archiver/holding`, open: originals in their grace period, and placeholders being written."""
+        return self._own_directory("holding", lambda: self.area_fd)
+
+    @property
+    def journal_fd(self) -> int:
+        """`.archiver/journal`, open: one entry, named `<inode in hex>-...`, for every act under way."""
+        return self._own_directory("journal", lambda: self.area_fd)
+
+    def inodes_under_way(self) -> frozenset[int]:
+        """Inodes of the files that an act of some process is changing right now. Raises TierUnreachable, OSError."""
+        if not self.has_area():
+            return frozenset()
+        return frozenset(
+            int(name.partition("-")[0], 16) for name in os.listdir(self.journal_fd) if not name.startswith(".")
+        )
+
+    def _own_directory(self, name: str, parent: Callable[[], int]) -> int:
+        with self._opening:
+            if name not in self._area_fds:
+                self._area_fds[name] = _make_own_directory(parent(), name)
+            return self._area_fds[name]
+
+    # -- the filesystem ------------------------------------------------------------------------------------------------
+
+    def space(self) -> Space:
+        """Free and total bytes. Raises TierUnreachable."""
+        found = os.statvfs(self.root_fd)
+        return Space(total=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize)
+
+    def keeps_atime(self) -> bool:
+        """Whether reading a file moves its access time, if only once a day (relatime). Raises TierUnreachable."""
+        return not os.statvfs(self.root_fd).f_flag & (os.ST_NOATIME | os.ST_RDONLY)
+
+    def probe(self) -> Abilities:
+        """Try the filesystem out with two scratch files in our area. Raises TierUnreachable, OSError."""
+        kind, atime = _filesystem_type(self.root_fd), self.keeps_atime()
+        if os.statvfs(self.root_fd).f_flag & os.ST_RDONLY:
+            return Abilities(kind, False, False, False, False, False, atime)
+        names = [f"probe-{os.getpid()}-{letter}" for letter in "ab"]
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL
+        fds = [fileops.open_file(self.area_fd, name, flags) for name in names]
+        try:
+            return Abilities(
+                filesystem=kind,
+                writable=True,
+                xattr=_can(lambda: os.setxattr(fds[0], "user.archiver.probe", b"1")),
+                lease=_can(lambda: self._try_lease(fds[0], names[0])),
+                punch_hole=_can(lambda: _try_punch(fds[0])),
+                exchange=_can(lambda: fileops.exchange(self.area_fd, names[0], self.area_fd, names[1])),
+                atime=atime,
+            )
+        finally:
+            for fd, name in zip(fds, names, strict=True):
+                os.close(fd)
+                os.unlink(name, dir_fd=self.area_fd)
+
+    def _try_lease(self, fd: int, name: str) -> None:
+        with fileops.write_lease(fd, self.root / AREA / name):
+            pass
+
+
+def _make_own_directory(parent_fd: int, name: str) -> int:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(name, 0o700, dir_fd=parent_fd)
+        os.fsync(parent_fd)
+    fd = fileops.open_directory(parent_fd, name)
+    found, parent = os.fstat(fd), os.fstat(parent_fd)
+    problem = None
+    if found.st_uid != os.geteuid():
+        # Somebody who may write to the tier could have made it first, to read or swap what is kept there.
+        problem = f"it belongs to user {found.st_uid}, not to the one archiver runs as ({os.geteuid()})"
+    elif found.st_dev != parent.st_dev:
+        problem = "it is on another filesystem than the tier"
+    if problem is not None:
+        path = fileops.path_of(fd)
+        os.close(fd)
+        raise SystemRefused(path=path, reason=problem)
+    if found.st_mode & 0o077:
+        os.fchmod(fd, 0o700)
+    return fd
+
+
+def _uuid(fd: int) -> str:
+    answer = bytearray(17)  # struct fsuuid2: length, then the UUID
+    try:
+        fcntl.ioctl(fd, _FS_IOC_GETFSUUID, answer)
+    except OSError:
+        return ""  # an older kernel, or a filesystem without one: the fsid decides
+    uuid = bytes(answer[1 : 1 + answer[0]])
+    return uuid.hex() if any(uuid) else ""
+
+
+def _filesystem_type(fd: int) -> str:
+    """ "ext4", "xfs" ... from /proc, by the number of the mount that `fd` was opened through."""
+    with contextlib.suppress(FileNotFoundError):
+        facts = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
+        number = facts[facts.index("mnt_id:") + 1]
+        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
+            if line.split(" ", 1)[0] == number:
+                return line.partition(" - ")[2].split(" ", 1)[0]
+    return ""
+
+
+def _try_punch(fd: int) -> None:
+    os.pwrite(fd, bytes(8192), 0)
+    fileops.punch(fd, 4096, 4096)
+
+
+def _can(attempt: Callable[[], None]) -> bool:
+    """Whether the filesystem knows an operation; failures of any other kind (a full disk) are raised."""
+    try:
+        attempt()
+    except LeaseUnsupported:
+        return False
+    except OSError as error:
+        if error.errno in (errno.ENOTSUP, errno.EINVAL, errno.ENOSYS):
+            return False
+        raise
+    return True
