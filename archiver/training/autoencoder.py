@@ -17,7 +17,7 @@ from archiver.training.loop import Budget, Rhythm, Trainer
 
 _TAPS = (0, 2, 4, 7, 10)
 _LATENT_NOISE = 0.05  # of unit-variance latents: makes the decoder forgive the denoiser's small errors
-_RHYTHM = Rhythm(rate=5e-4, ema=0.998)
+RHYTHM = Rhythm(rate=5e-4, ema=0.998)
 
 
 def perceptual_distance(backbone: EfficientNetLite0, made: Tensor, wanted: Tensor) -> Tensor:
@@ -43,12 +43,14 @@ def psnr(made: Tensor, wanted: Tensor) -> float:
     return float((-10 * error.log10()).mean())
 
 
-def train_autoencoder(photos: Photos, out: Path, budget: Budget, seed: int, batch: int = 16, side: int = 128) -> None:
+def train_autoencoder(
+    photos: Photos, out: Path, budget: Budget, seed: int, batch: int = 16, side: int = 128, rhythm: Rhythm = RHYTHM
+) -> None:
     """Train, or go on training, `out/autoencoder.safetensors`."""
     torch.manual_seed(seed)
     network = Autoencoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     backbone = published_backbone().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trainer = Trainer(network, out / "autoencoder.safetensors", _RHYTHM, seed)
+    trainer = Trainer(network, out / "autoencoder.safetensors", rhythm, seed)
     offset = (photos.pixels.shape[1] - side) // 2
     probe = photos.pictures(photos.validation[:64])[:, :, offset : offset + side, offset : offset + side]
 

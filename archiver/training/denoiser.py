@@ -20,7 +20,7 @@ _DROP_ALL = 0.08  # besides what independent dropping gives: the unconditional s
 _CROP_SHARE = 0.4  # of batches see a grid that is not square
 _EMBEDDING_NOISE = 0.35  # standard deviation: the error of 2 bits a dimension (Lloyd-Max: 0.34 of unit variance)
 _COLOUR_NOISE = 1 / 32  # half a step of 5 bits a channel
-_RHYTHM = Rhythm(rate=5e-4, ema=0.9995, log_every=100)
+RHYTHM = Rhythm(rate=5e-4, ema=0.9995, log_every=100)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,13 @@ def _v_loss(network: Denoiser, batch: Batch, alphas: Tensor, t: Tensor, noise: t
     return error.square().mean()
 
 
-def train_denoiser(features: Features, photos: Photos, out: Path, budget: Budget, seed: int, batch: int = 32) -> None:
+def train_denoiser(
+    features: Features, photos: Photos, out: Path, budget: Budget, seed: int, batch: int = 32, rhythm: Rhythm = RHYTHM
+) -> None:
     """Train, or go on training, `out/denoiser.safetensors`."""
     torch.manual_seed(seed)
     network = Denoiser().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trainer = Trainer(network, out / "denoiser.safetensors", _RHYTHM, seed)
+    trainer = Trainer(network, out / "denoiser.safetensors", rhythm, seed)
     alphas = cosine_alphas_cumprod()
 
     def loss(_progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -151,7 +152,11 @@ def load_embedded(directory: Path) -> EmbeddedModels:
         path = directory / f"{name}.safetensors"
         try:
             network.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()})
-        except (RuntimeError, ValueError) as problem:  # right hash, wrong content: the pin itself is wrong
+        except (
+            RuntimeError,
+            ValueError,
+            SafetensorError,
+        ) as problem:  # right hash, wrong content: the pin itself is wrong
             raise ProfileInvalid(path=path, problem=str(problem).splitlines()[0]) from problem
     return _models(networks, meta)
 

@@ -1,0 +1,112 @@
+"""Training that was cut off goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from archiver.training import denoiser as denoiser_stage
+from archiver.training.autoencoder import train_autoencoder
+from archiver.training.data import Photos, load_photos
+from archiver.training.denoiser import train_denoiser
+from archiver.training.features import Features
+from archiver.training.loop import Budget, Rhythm
+
+RHYTHM = Rhythm(rate=1e-3, warm_up=2, save_every=2, log_every=1, check_every=4)
+FIVE = Budget(steps=5)
+
+
+def _interrupted(wrapped: Callable[..., Any], after: int) -> Callable[..., Any]:
+    """`wrapped`, cut off as by Ctrl-C after so many calls."""
+    calls = 0
+
+    def call(*args: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > after:
+            raise KeyboardInterrupt
+        return wrapped(*args)
+
+    return call
+
+
+def _assert_same_checkpoint(one: Path, other: Path) -> None:
+    with safe_open(one, "pt") as file:
+        position = json.loads(file.metadata()["position"])
+    assert position["step"] == 5
+    first, second = load_file(one), load_file(other)
+    assert first.keys() == second.keys()
+    assert all(first[name].equal(second[name]) for name in first)
+
+
+@pytest.fixture
+def photos(shards: Path, tmp_path: Path) -> Photos:
+    return load_photos(shards, tmp_path / "cache", 64)
+
+
+def test_a_resumed_autoencoder_equals_an_uninterrupted_one(
+    photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+
+    def run(out: Path) -> None:
+        train_autoencoder(photos, out, FIVE, seed=5, batch=2, side=32, rhythm=RHYTHM)
+
+    run(whole)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Photos, "crops", _interrupted(Photos.crops, after=3))
+        run(cut)
+    run(cut)
+    _assert_same_checkpoint(whole / "autoencoder.safetensors", cut / "autoencoder.safetensors")
+
+
+def _features(count: int, side: int) -> Features:
+    rng = np.random.default_rng(0)
+    return Features(
+        latents=rng.normal(size=(count, 2, 16, side, side)).astype(np.float16),
+        embeddings=rng.normal(size=(count, 256)).astype(np.float32),
+        labels=rng.integers(0, 32, (count, 2 * side, 2 * side), np.uint8),
+        colours=rng.uniform(-1, 1, (count, 3, side, side)).astype(np.float16),
+    )
+
+
+def test_a_resumed_denoiser_equals_an_uninterrupted_one(
+    photos: Photos, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+    features = _features(len(photos.pixels), 8)
+
+    def run(out: Path) -> None:
+        train_denoiser(features, photos, out, FIVE, seed=5, batch=4, rhythm=RHYTHM)
+
+    run(whole)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(denoiser_stage, "draw", _interrupted(denoiser_stage.draw, after=3))
+        run(cut)
+    run(cut)
+    _assert_same_checkpoint(whole / "denoiser.safetensors", cut / "denoiser.safetensors")
+
+
+def test_a_spent_budget_trains_no_further(photos: Photos, tmp_path: Path) -> None:
+    features = _features(len(photos.pixels), 8)
+    train_denoiser(features, photos, tmp_path, Budget(steps=2), seed=1, batch=2, rhythm=RHYTHM)
+    before = (tmp_path / "denoiser.safetensors").read_bytes()
+    train_denoiser(features, photos, tmp_path, Budget(steps=2), seed=1, batch=2, rhythm=RHYTHM)
+    assert (tmp_path / "denoiser.safetensors").read_bytes() == before
+
+
+def test_the_journal_has_a_line_of_losses_for_every_logged_step(photos: Photos, tmp_path: Path) -> None:
+    features = _features(len(photos.pixels), 8)
+    train_denoiser(features, photos, tmp_path, Budget(steps=4), seed=1, batch=2, rhythm=RHYTHM)
+    rows = [json.loads(line) for line in (tmp_path / "denoiser.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert all(np.isfinite(row["total"]) for row in rows) and "held_out" in rows[-1]

@@ -1,0 +1,86 @@
+"""The whole of training, from tar shards to a profile that loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import PICTURES
+
+from archiver.models.embedded import load_embedded
+from archiver.training.data import Photos, held_out, load_photos, to_pixels, to_tensor
+from archiver.training.features import load_features, visual_words, whitening
+from archiver.training.run import train
+
+
+def test_all_stages_end_in_a_profile_whose_semantics_were_learnt(shards: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path, "all", steps=2, seed=3, long_side=64, weights=tmp_path / "weights", name="tiny")
+    models = load_embedded(tmp_path / "weights")
+    features, photos = load_features(tmp_path), load_photos(shards, tmp_path, 64)
+    assert models.meta.name == "tiny" and models.meta.long_side == 64
+    latents = torch.from_numpy(features.latents[photos.train, 0]).float()
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(16), rtol=0.02, atol=0)
+    with torch.no_grad():
+        semantics = models.semantics(photos.pictures(photos.train[:4]))
+        encoded = models.autoencoder.encode(photos.pictures(photos.train[:4]))
+    agreement = (semantics.labels.numpy() == features.labels[photos.train[:4]]).mean()
+    assert agreement > 0.9  # the cache was made in bfloat16, the profile holds float16
+    torch.testing.assert_close(encoded, latents[:4], rtol=0.1, atol=0.2)
+
+
+def test_finished_stages_are_not_repeated(shards: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path, "autoencoder", steps=1, long_side=64)
+    train(shards, tmp_path, "features", long_side=64)
+    kept = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    train(shards, tmp_path, "autoencoder", steps=1, long_side=64)
+    train(shards, tmp_path, "features", long_side=64)
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
+
+
+def test_training_without_a_limit_or_without_photographs_is_refused(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="minutes or steps"):
+        train(shards, tmp_path, "autoencoder")
+    with pytest.raises(ValueError, match="nonsense"):
+        train(shards, tmp_path, "nonsense", steps=1)
+    with pytest.raises(FileNotFoundError, match="no tar shard"):
+        train(tmp_path, tmp_path / "out", "autoencoder", steps=1)
+
+
+def test_held_out_photographs_are_never_trained_on(shards: Path, tmp_path: Path) -> None:
+    photos = load_photos(shards, tmp_path, 64)
+    assert len(photos.pixels) == PICTURES
+    assert not set(photos.train) & set(photos.validation)
+    assert len(photos.train) + len(photos.validation) == PICTURES
+    share = np.mean([held_out(f"{number:06d}.webp") for number in range(10_000)])
+    assert 0.015 < share < 0.025
+
+
+def test_crops_are_pieces_of_training_photographs(shards: Path, tmp_path: Path) -> None:
+    photos = load_photos(shards, tmp_path, 64)
+    only = Photos(photos.pixels, photos.train[:1], photos.validation)
+    for crop in to_pixels(only.crops(np.random.default_rng(0), 4, 48)):
+        candidates = np.lib.stride_tricks.sliding_window_view(photos.pixels[photos.train[0]], (48, 48, 3))[:, :, 0]
+        assert any((candidates == view).all((2, 3, 4)).any() for view in (crop, crop[:, ::-1]))
+
+
+def test_bytes_survive_the_way_to_tensors_and_back() -> None:
+    pixels = np.arange(2 * 4 * 8 * 3, dtype=np.uint8).reshape(2, 4, 8, 3)
+    assert np.array_equal(to_pixels(to_tensor(pixels)), pixels)
+
+
+def test_whitening_gives_unit_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn((3000, 1280), generator=generator) @ torch.diag(torch.linspace(1, 9, 1280))
+    features = features - features.mean(0)
+    torch.testing.assert_close((features @ whitening(features).T).std(0), torch.ones(256), rtol=1e-3, atol=0)
+
+
+def test_visual_words_find_well_separated_clusters() -> None:
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.eye(64)[:32]
+    points = centres.repeat(50, 1) + 0.02 * torch.randn((1600, 64), generator=generator)
+    words = visual_words(torch.nn.functional.normalize(points, dim=1), seed=0)
+    nearest = (words @ centres.T).max(1).values
+    assert words.shape == (32, 64) and nearest.min() > 0.65
