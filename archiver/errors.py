@@ -63,6 +63,13 @@ class ConfigMissing(ArchiverError):
     hint = "Run `archiver init`, or name a file with --config or $ARCHIVER_CONFIG."
 
 
+class ConfigExists(ArchiverError):
+    """{path} is there already and is never overwritten"""
+
+    exit_code = 2
+    hint = "Add a [[tier]] to it, or name another file with --config; `archiver init` without a folder creates what it names."
+
+
 class NotInAnyTier(ArchiverError):
     """{path} lies in no configured tier"""
 
