@@ -1,0 +1,34 @@
+"""What holds for every test: the disks of fixtures_fs, and no silent skipping where everything must run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+pytest_plugins = ["fixtures_fs"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With $ARCHIVER_TEST_REQUIRE a skipped test is a failed one: a missing program must not hide behind an 's'."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get("ARCHIVER_TEST_REQUIRE"):
+        report.outcome = "failed"
+        report.longrepr = f"ARCHIVER_TEST_REQUIRE is set and this test was skipped: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself as a whole."""
+    report = yield
+    if report.skipped and os.environ.get("ARCHIVER_TEST_REQUIRE"):
+        report.outcome = "failed"
+        report.longrepr = f"ARCHIVER_TEST_REQUIRE is set and this module was skipped: {report.longrepr}"
+    return report
