@@ -47,10 +47,13 @@ class Output:
         self.out = _console(stderr=False)
         self.err = _console(stderr=True)
 
-    def json(self, value: object) -> None:
-        """One JSON object on one line, nothing where --json was not asked for."""
+    def json(self, value: object, type_: str = "") -> None:
+        """One JSON object on one line, nothing where --json was not asked for; `type` tells the lines of a stream
+        apart."""
         if self.as_json:
-            self.out.file.write(json.dumps(jsonable(value), ensure_ascii=True) + "\n")
+            plain = jsonable(value)
+            line = {"type": type_, **plain} if type_ and isinstance(plain, dict) else plain
+            self.out.file.write(json.dumps(line, ensure_ascii=True) + "\n")
             self.out.file.flush()
 
     def text(self, line: str = "", style: str = "") -> None:

@@ -1,0 +1,110 @@
+"""archive, recall, release, undo: the acts on images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from archiver.cli.invocation import Invocation, pass_invocation
+from archiver.cli.reporter import report
+from archiver.cli.verb import VerbCommand
+from archiver.lifecycle.site import open_site
+
+_PATHS = click.Path(path_type=Path)
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver archive                          # what the rules call cold, in every tier
+    archiver archive photos --limit 100       # one tier, at most 100 images
+    archiver archive /srv/photos/2009         # this folder now, whatever its age
+    archiver archive --dry-run                # the same as archiver plan
+    """,
+)
+@click.argument("targets", metavar="[TIER|PATH]...", nargs=-1)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Stop after N images.")
+@click.option("--dry-run", is_flag=True, help="Change nothing: show the plan.")
+@pass_invocation
+def archive(invocation: Invocation, targets: tuple[str, ...], limit: int | None, dry_run: bool) -> int:
+    """Record cold images and release their space.
+
+    Each image is encoded, decoded for trial and measured against the rule's gate; the record is made durable; only
+    then the original moves to the holding area and a placeholder takes its place. An image that fails a check stays
+    as it is, with the reason in the catalog.
+
+    Without a target the rules decide, with a tier they decide for that tier. A PATH is archived now, whatever its
+    age; every safety check and gate still holds.
+    """
+    names, paths = _targets(invocation, targets)
+    if dry_run:
+        from archiver.cli.scan import show_plan
+
+        return show_plan(invocation, names, paths, limit)
+    from archiver.lifecycle.archive import archive as run
+
+    with open_site(invocation.settings) as site:
+        return report(
+            invocation,
+            "archiving",
+            lambda listener, stop: run(site, tiers=names, paths=paths, limit=limit, listener=listener, stop=stop),
+        )
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver recall /srv/photos/2009/rome.jpg
+    archiver recall /srv/photos/2009
+    """,
+)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_PATHS)
+@pass_invocation
+def recall(invocation: Invocation, paths: tuple[Path, ...]) -> int:
+    """Regenerate released images in place.
+
+    Each gets its length, dimensions, metadata and times back and an image of the same meaning, labelled as synthetic.
+    It is not the original: within the grace period `archiver undo` gives that back.
+    """
+    from archiver.lifecycle.recall import recall as run
+
+    with open_site(invocation.settings) as site:
+        return report(invocation, "recalling", lambda listener, stop: run(site, paths, listener=listener, stop=stop))
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver undo /srv/photos/2009/rome.jpg
+    archiver undo /srv/photos/2009 --to /tmp/originals     # copies, nothing in the tier changes
+    """,
+)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_PATHS)
+@click.option(
+    "--to",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Copy the originals there instead and leave the files as they are.",
+)
+@pass_invocation
+def undo(invocation: Invocation, paths: tuple[Path, ...], to: Path | None) -> int:
+    """Bring original bytes back within the grace period.
+
+    The held original is checked against its hash and exchanged with the placeholder or the recalled image. A file
+    that somebody has written to since is left alone: use --to.
+    """
+    from archiver.lifecycle.undo import undo as run
+
+    with open_site(invocation.settings) as site:
+        return report(invocation, "undoing", lambda listener, _stop: run(site, paths, to=to, listener=listener))
+
+
+def _targets(invocation: Invocation, targets: tuple[str, ...]) -> tuple[list[str] | None, list[Path] | None]:
+    """A bare word that names a tier is that tier; anything else is a path. Both at once are refused."""
+    known = {tier.name for tier in invocation.settings.tier}
+    names = [target for target in targets if target in known]
+    paths = [Path(target) for target in targets if target not in known]
+    if names and paths:
+        raise click.UsageError(f"{paths[0]} is no tier: name tiers or paths, not both")
+    return names or None, paths or None

@@ -1,0 +1,131 @@
+"""doctor, verify, expire, reconcile, rebuild: looking after what is kept."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import click
+
+from archiver.cli.invocation import Invocation, pass_invocation
+from archiver.cli.output import Column
+from archiver.cli.reporter import report
+from archiver.cli.verb import VerbCommand
+from archiver.lifecycle.site import open_site
+from archiver.units import parse_size
+
+
+def _rate(_context: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    try:
+        return None if value is None else int(str(parse_size(value)))
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver doctor
+    archiver doctor --json | jq '.checks[] | select(.verdict != "ok")'
+    """,
+)
+@pass_invocation
+def doctor(invocation: Invocation) -> int:
+    """Check weights, catalog, tiers, disk and clock.
+
+    Changes nothing. Proves among other things that every live record's weights are in the vault and whole, and finds
+    out what each tier's filesystem can do. Exits with 1 when something is worth a look and with 7 when something is
+    broken.
+    """
+    from archiver.doctor import Verdict, examine
+
+    report = examine(invocation.config_path)
+    invocation.output.json(report)
+    styles = {Verdict.OK: "ok", Verdict.WARNING: "warning", Verdict.BROKEN: "BROKEN"}
+    rows = [[check.subject, styles[check.verdict], check.finding] for check in report.checks]
+    invocation.output.table([Column("what"), Column("verdict"), Column("found")], rows)
+    for check in report.checks:
+        if check.hint:
+            invocation.output.text(f"{check.subject}: {check.hint}")
+    return report.exit_code
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver verify
+    archiver verify --decode --rate 50MB
+    """,
+)
+@click.option("--decode", is_flag=True, help="Also generate every image, which takes as long as recalling it would.")
+@click.option(
+    "--rate",
+    callback=_rate,
+    metavar="SIZE",
+    help="Read at most this many bytes a second (default: the configuration's).",
+)
+@click.option("--restart", is_flag=True, help="Begin anew instead of going on where the last run was stopped.")
+@pass_invocation
+def verify(invocation: Invocation, decode: bool, rate: int | None, restart: bool) -> int:
+    """Prove that records, placeholders and held originals are whole.
+
+    Reads every placeholder and compares its record with the catalog's, entropy-decodes every record, and hashes every
+    held original. Can be stopped at any time; the next run goes on from there.
+    """
+    from archiver.lifecycle.verify import verify as run
+
+    pace = invocation.settings.schedule.verify_bytes_per_second if rate is None else rate
+    with open_site(invocation.settings) as site:
+        return report(
+            invocation,
+            "verifying",
+            lambda listener, stop: run(
+                site, bytes_per_second=pace, restart=restart, decode=decode, listener=listener, stop=stop
+            ),
+        )
+
+
+@click.command(cls=VerbCommand, example="archiver expire")
+@pass_invocation
+def expire(invocation: Invocation) -> int:
+    """Unlink held originals whose grace period is over.
+
+    This is the moment from which an original is gone for good. It is refused for a file whose placeholder, record or
+    weights are not whole. The daemon does it by itself.
+    """
+    from archiver.lifecycle.expire import expire as run
+
+    with open_site(invocation.settings) as site:
+        return report(invocation, "expiring", lambda listener, _stop: run(site, datetime.now(UTC), listener=listener))
+
+
+@click.command(cls=VerbCommand, example="archiver reconcile")
+@pass_invocation
+def reconcile(invocation: Invocation) -> int:
+    """Finish or take back what a crash left.
+
+    The daemon does it at every start. Running it twice changes nothing.
+    """
+    from archiver.lifecycle.reconcile import reconcile as run
+
+    with open_site(invocation.settings) as site:
+        return report(invocation, "reconciling", lambda listener, _stop: run(site, listener))
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver db upgrade     # an empty catalog
+    archiver rebuild
+    """,
+)
+@pass_invocation
+def rebuild(invocation: Invocation) -> int:
+    """Build the catalog anew from placeholders alone.
+
+    For the day the catalog is lost: scans every tier, opens each image and takes up those that carry a record, with
+    the originals still held for them. Safe on a catalog that is only partly lost.
+    """
+    from archiver.lifecycle.rebuild import rebuild as run
+
+    with open_site(invocation.settings) as site:
+        return report(invocation, "rebuilding", lambda listener, stop: run(site, listener=listener, stop=stop))

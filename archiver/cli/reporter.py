@@ -1,0 +1,122 @@
+"""What is seen of a run while it goes on, and its totals at the end; the same for every verb that acts on files."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import ExitStack
+from threading import Event, Lock
+from types import TracebackType
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from archiver.cli.invocation import Invocation, interruptible
+from archiver.cli.output import Column, Output, human_ratio, printable
+from archiver.lifecycle.outcome import Outcome, Result, Tally
+from archiver.units import about_size
+
+_STYLES = {Result.DONE: "green", Result.REFUSED: "yellow", Result.FAILED: "red", Result.SKIPPED: "dim"}
+EXIT_INTERRUPTED = 130
+
+
+class Reporter:
+    """A listener for one run: JSON lines, or a bar on a terminal and one line for each file that was refused or failed.
+
+    With -v every file gets its line. May be called from several threads.
+    """
+
+    def __init__(self, invocation: Invocation, what: str, total: int | None = None) -> None:
+        self._output = invocation.output
+        self._every = invocation.verbose > 0
+        self._lock = Lock()
+        self._progress = _progress(invocation.output)
+        self._what = what
+        self._tally = Tally()
+        self._task = self._progress.add_task(what, total=total) if self._progress else None
+        self._resources = ExitStack()
+
+    def __enter__(self) -> Reporter:
+        if self._progress:
+            self._resources.enter_context(self._progress)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._resources.close()
+
+    def __call__(self, outcome: Outcome) -> None:
+        with self._lock:
+            if self._progress and self._task is not None:
+                self._tally.add(outcome)
+                self._progress.update(self._task, advance=1, description=self._counts())
+            if self._output.as_json:
+                self._output.json(outcome, "outcome")
+            elif self._every or outcome.result in (Result.REFUSED, Result.FAILED):
+                self._print(outcome)
+
+    def _counts(self) -> str:
+        counts = (f"{act} {result} {count:,}" for (act, result), count in sorted(self._tally.counts.items()))
+        return f"{self._what}: " + ", ".join(counts)
+
+    def _print(self, outcome: Outcome) -> None:
+        line = Text.assemble((f"{outcome.result:<8}", _STYLES[outcome.result]), printable(str(outcome.path)))
+        detail = outcome.reason or _gain(outcome)
+        line.append(f"  {outcome.act}" + (f": {printable(detail)}" if detail else ""), style="dim")
+        console = self._progress.console if self._progress else self._output.out
+        console.print(line, soft_wrap=True)
+
+
+def _gain(outcome: Outcome) -> str:
+    if outcome.act == "release" and outcome.bytes_before:
+        return f"{about_size(outcome.bytes_before)} -> {about_size(outcome.bytes_after)}"
+    return ""
+
+
+def _progress(output: Output) -> Progress | None:
+    """A bar on stderr where somebody looks at it."""
+    if output.as_json or not sys.stderr.isatty():
+        return None
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TimeElapsedColumn(),
+        console=output.err,
+        transient=True,
+    )
+
+
+def report(invocation: Invocation, what: str, run: Callable[[Reporter, Event], Tally], total: int | None = None) -> int:
+    """Run one act under a reporter, print its totals, return the exit code."""
+    with interruptible(invocation) as stop, Reporter(invocation, what, total) as reporter:
+        tally = run(reporter, stop)
+    summarise(invocation.output, tally)
+    return EXIT_INTERRUPTED if stop.is_set() else tally.exit_code
+
+
+def summarise(output: Output, tally: Tally) -> None:
+    """The totals of a run."""
+    if output.as_json:
+        output.json(tally, "summary")
+        return
+    acts = sorted({name for name, _ in tally.counts})
+    if not acts:
+        output.text("Nothing to do.")
+        return
+    columns = [Column("act"), *(Column(result.value, number=True) for result in Result)]
+    output.table(columns, [[name, *(tally.count(name, result) or None for result in Result)] for name in acts])
+    if tally.reasons:
+        output.table(
+            [Column("files", number=True), Column("why they stay as they are")],
+            [[count, reason] for reason, count in tally.reasons.most_common(12)],
+        )
+    if tally.bytes_before or tally.bytes_after:
+        ratio = human_ratio(tally.bytes_before, tally.bytes_after)
+        output.text(
+            f"On disk: {about_size(tally.bytes_before)} before, {about_size(tally.bytes_after)} after"
+            + (f" ({ratio} less)" if ratio and tally.bytes_after < tally.bytes_before else "")
+            + (f"; records: {about_size(tally.record_bytes)}" if tally.record_bytes else "")
+            + "."
+        )

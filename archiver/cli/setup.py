@@ -1,0 +1,158 @@
+"""init, config, db: what there must be before anything can happen."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from archiver.cli.invocation import Invocation, pass_invocation
+from archiver.cli.output import Column
+from archiver.cli.verb import VerbCommand, VerbGroup
+from archiver.errors import ConfigInvalid
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver init /srv/photos
+    archiver --config ~/archiver.toml init ~/Pictures --state ~/.archiver
+    """,
+)
+@click.argument("folders", metavar="[DIR]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Where catalog and vault go (default: /var/lib/archiver for root, ~/.local/share/archiver for others).",
+)
+@pass_invocation
+def init(invocation: Invocation, folders: tuple[Path, ...], state: Path | None) -> int:
+    """Write a configuration, create the catalog and the vault.
+
+    One tier for each DIR, and one cautious rule: images not opened for 180 days, originals kept for 30 more. Nothing
+    is archived. Without a DIR the configuration must exist already, and what it names is created. Safe to run again.
+    """
+    from archiver.setup import initialise
+
+    made = initialise(invocation.config, folders, state)
+    output = invocation.output
+    output.json(made)
+    output.facts(
+        [
+            ("configuration", f"{made.config}{'' if made.config_written else ' (was there)'}"),
+            ("catalog", made.catalog),
+            ("vault", f"{made.vault} (profile {made.profile})"),
+            *((f"tier {name}", str(path)) for name, path in made.tiers),
+        ]
+    )
+    output.text()
+    output.text("Nothing has been archived. Next:")
+    output.text("  archiver doctor    does everything work here?")
+    output.text("  archiver scan      read the tiers")
+    output.text("  archiver plan      what would be archived, and why")
+    output.text("  archiver archive   do it once; `archiver run` does it for ever")
+    return 0
+
+
+@click.group(cls=VerbGroup)
+def config() -> None:
+    """Check, show or locate the configuration."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    path: Path
+    valid: bool
+    problems: tuple[str, ...]
+    tiers: tuple[tuple[str, Path], ...]
+
+
+@config.command(example="archiver config check")
+@pass_invocation
+def check(invocation: Invocation) -> int:
+    """Validate the configuration and list every problem.
+
+    Unknown keys are refused, and the nearest known one is named. Lists the tiers and whether their folders are there.
+    """
+    output = invocation.output
+    try:
+        settings = invocation.settings
+    except ConfigInvalid as error:
+        output.json(_Checked(invocation.config_path, False, error.problems, ()))
+        for problem in error.problems:
+            output.text(f"{invocation.config_path}: {problem}")
+        return error.exit_code
+    tiers = tuple((tier.name, tier.path) for tier in settings.tier)
+    output.json(_Checked(invocation.config_path, True, (), tiers))
+    output.text(f"{invocation.config_path} is valid: {len(settings.tier)} tier(s), {len(settings.rule)} rule(s).")
+    rows = [(name, str(path), "" if path.is_dir() else "not there") for name, path in tiers]
+    output.table([Column("tier"), Column("folder"), Column("")], rows)
+    return 0
+
+
+@config.command(example="archiver config show --json | jq .release")
+@pass_invocation
+def show(invocation: Invocation) -> int:
+    """Show the settings in force, defaults included; passwords are left out."""
+    settings = invocation.settings
+    values = settings.model_dump(mode="json")
+    values["catalog"]["url"] = settings.redacted_url
+    invocation.output.json(values)
+    for section, keys in values.items():
+        for number, entry in enumerate(keys if isinstance(keys, list) else [keys], 1):
+            name = f"{section} {entry.get('name', number)}" if isinstance(keys, list) else section
+            invocation.output.facts([(f"  {key}", _plain(value)) for key, value in entry.items()], title=name)
+    return 0
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value) or "none"
+    return "none" if value is None else str(value)
+
+
+@config.command(example='$EDITOR "$(archiver config path)"')
+@pass_invocation
+def path(invocation: Invocation) -> int:
+    """Print which file is read, whether or not it is there."""
+    invocation.output.json({"path": invocation.config_path, "exists": invocation.config_path.exists()})
+    invocation.output.text(os.fspath(invocation.config_path))
+    return 0
+
+
+@click.group(cls=VerbGroup)
+def db() -> None:
+    """Upgrade the catalog's schema or show its version."""
+
+
+@db.command(example="archiver db upgrade")
+@pass_invocation
+def upgrade(invocation: Invocation) -> int:
+    """Bring the catalog to the schema of this program.
+
+    Creates an empty catalog where there is none. A database server's must exist already; back it up before.
+    """
+    from archiver.catalog import migrate
+
+    before, after = migrate.upgrade(invocation.settings.catalog_url)
+    invocation.output.json({"before": before, "after": after})
+    changed = "is current" if before == after else f"upgraded from {before or 'nothing'}"
+    invocation.output.text(f"Schema {after}: {changed}.")
+    return 0
+
+
+@db.command(example="archiver db current")
+@pass_invocation
+def current(invocation: Invocation) -> int:
+    """Show the schema the catalog has and the one this program needs. Exits with 3 when they differ."""
+    from archiver.catalog import migrate
+
+    found, wanted = migrate.current(invocation.settings.catalog_url), migrate.wanted()
+    invocation.output.json({"found": found, "wanted": wanted})
+    invocation.output.facts([("found", found or "none"), ("wanted", wanted)])
+    return 0 if found == wanted else 3

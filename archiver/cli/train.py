@@ -1,0 +1,73 @@
+"""train: a thin wrapper over the training command."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import click
+
+from archiver.cli.invocation import Invocation, pass_invocation
+from archiver.cli.verb import VerbCommand
+from archiver.errors import ModelsNotInstalled
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver train --data photos/ --out run/ --minutes 60
+    archiver train --data photos/ --out run/ --stage denoiser --minutes 30
+    """,
+)
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Folder of tar shards of photographs.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Checkpoints, caches and the finished profile go here; a run that was stopped goes on from it.",
+)
+@click.option(
+    "--stage",
+    type=click.Choice(["all", "autoencoder", "features", "denoiser", "export"]),
+    default="all",
+    show_default=True,
+    help="One stage, or all in their order.",
+)
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Training time.")
+@click.option("--steps", type=click.IntRange(min=1), help="Training steps of a stage.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same run.")
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: all).")
+@pass_invocation
+def train(
+    invocation: Invocation,
+    data: Path,
+    out: Path,
+    stage: str,
+    minutes: float | None,
+    steps: int | None,
+    seed: int,
+    threads: int | None,
+) -> int:
+    """Train a stage of the embedded profile.
+
+    Training can be stopped and resumed at any time. With --json the log lines go to stderr and one object at the end
+    to stdout.
+    """
+    if minutes is None and steps is None and stage != "export" and stage != "features":
+        raise click.UsageError("training has no natural end: give --minutes or --steps")
+    try:
+        from archiver.training.run import train as run
+    except ModuleNotFoundError as error:
+        raise ModelsNotInstalled(missing=error.name) from None
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    run(data, out, stage=stage, minutes=minutes, steps=steps, seed=seed, threads=threads)
+    invocation.output.json({"type": "summary", "out": out, "stage": stage})
+    invocation.output.text(f"Done: {out}")
+    return 0

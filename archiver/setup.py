@@ -1,0 +1,150 @@
+"""First steps: a starting configuration, an empty catalog and a vault with the embedded weights in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from archiver.config import SYSTEM_CONFIG, Settings, config_path, load
+from archiver.errors import ConfigExists, ConfigMissing, TierUnreachable
+
+_CONFIG = """\
+# Configuration of archiver. Every key with its default: {example}
+# `archiver config check` after each change.
+
+[catalog]
+url = {catalog}
+
+[vault]
+path = {vault}
+
+[release]
+# Originals are kept this long after their release; `archiver undo` brings them back. The space is free when it is over.
+grace = "30d"
+{tiers}
+# The first rule that matches a file decides; a file that no rule matches is left alone.
+[[rule]]
+name = "cold"
+action = "release"
+unused_for = "180d"
+unchanged_for = "30d"
+min_size = "64 KiB"
+scheme = "sgc"
+"""
+
+_TIER = """
+[[tier]]
+name = {name}
+path = {path}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Initialised:
+    """What `init` found or made."""
+
+    config: Path
+    config_written: bool
+    catalog: str
+    vault: Path
+    profile: str
+    tiers: tuple[tuple[str, Path], ...]
+
+
+def initialise(given: Path | None, roots: Sequence[Path], state: Path | None) -> Initialised:
+    """Write a configuration for the folders `roots` where there is none, then create what it names where that is
+    missing.
+
+    Safe to run again. Raises ConfigExists (folders were named, but there is a configuration already), ConfigMissing
+    (neither), OSError.
+    """
+    config = _target(given)
+    written = not config.exists()
+    if not written and roots:
+        raise ConfigExists(path=config)
+    if written:
+        if not roots:
+            raise ConfigMissing(path=config)
+        write_config(config, starting_config(roots, state or _default_state()))
+    settings = load(config)
+    create(settings)
+    return Initialised(
+        config=config,
+        config_written=written,
+        catalog=settings.redacted_url,
+        vault=settings.vault.path,
+        profile=settings.model.profile,
+        tiers=tuple((tier.name, tier.path) for tier in settings.tier),
+    )
+
+
+def create(settings: Settings) -> None:
+    """Create catalog and vault where they are missing and bring the embedded weights into the vault."""
+    from archiver.catalog import Catalog
+    from archiver.models.vault import Vault
+
+    Catalog.create(settings.catalog_url)
+    Vault(settings.vault.path).install_embedded()
+
+
+def starting_config(roots: Sequence[Path], state: Path) -> str:
+    """The text of a configuration with one tier a folder and one cautious rule. Raises TierUnreachable for what is no
+    folder."""
+    names = _names(roots)
+    tiers = ""
+    for name, root in zip(names, roots, strict=True):
+        if not root.is_dir():
+            raise TierUnreachable(tier=name, reason=f"{root} is not a folder")
+        tiers += _TIER.format(name=_toml(name), path=_toml(str(root.resolve())))
+    database = state.absolute() / "catalog.db"
+    return _CONFIG.format(
+        example="config.example.toml",
+        catalog=_toml(f"sqlite:///{database}"),
+        vault=_toml(str(state.absolute() / "vault")),
+        tiers=tiers,
+    )
+
+
+def write_config(path: Path, text: str) -> None:
+    """Write a new configuration, never over another one. Raises ConfigExists, OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise ConfigExists(path=path) from None
+
+
+def _target(given: Path | None) -> Path:
+    """Where the configuration is or will be: a user other than root has no business in /etc."""
+    path = config_path(given)
+    if path == SYSTEM_CONFIG and os.geteuid() != 0 and not path.exists():
+        return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "archiver" / "config.toml"
+    return path
+
+
+def _default_state() -> Path:
+    if os.geteuid() == 0:
+        return Path("/var/lib/archiver")
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "archiver"
+
+
+def _names(roots: Sequence[Path]) -> list[str]:
+    """Short, distinct names from the folders' own."""
+    names: list[str] = []
+    for root in roots:
+        base = re.sub(r"[^a-z0-9_-]+", "-", root.resolve().name.lower()).strip("-_")[:50] or "images"
+        name, number = base, 2
+        while name in names:
+            name, number = f"{base}-{number}", number + 1
+        names.append(name)
+    return names
+
+
+def _toml(text: str) -> str:
+    """A TOML basic string; JSON's escapes are a subset of TOML's once non-ASCII is left as it is."""
+    return json.dumps(text, ensure_ascii=False)
