@@ -70,6 +70,20 @@ class ConfigExists(ArchiverError):
     hint = "Add a [[tier]] to it, or name another file with --config; `archiver init` without a folder creates what it names."
 
 
+class DemoFolderTaken(ArchiverError):
+    """{path} is not empty"""
+
+    exit_code = 2
+    hint = "The demo deletes nothing: remove the folder of an earlier demo yourself, or name another one with --work."
+
+
+class DemoWithoutPhotographs(ArchiverError):
+    """no photographs in {where}"""
+
+    exit_code = 2
+    hint = "Name a folder that has some (`archiver demo DIR`), or `pip install 'archiver[demo]'` for a few that anybody may use."
+
+
 class NotInAnyTier(ArchiverError):
     """{path} lies in no configured tier"""
 
@@ -92,6 +106,20 @@ class CatalogOutdated(ArchiverError):
 
     exit_code = 3
     hint = "Run `archiver db upgrade`."
+
+
+class CatalogTooNew(ArchiverError):
+    """the catalog {url} has schema {found}, this program only knows up to {wanted}"""
+
+    exit_code = 3
+    hint = "A newer archiver made it. Upgrade this one; a catalog is never downgraded."
+
+
+class CatalogDowngrade(ArchiverError):
+    """a catalog is never downgraded: revision {revision} cannot be taken back"""
+
+    exit_code = 3
+    hint = "Bring back the backup from before the upgrade, or run `archiver rebuild` into a new catalog."
 
 
 class StateConflict(ArchiverError):
