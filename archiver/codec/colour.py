@@ -1,0 +1,43 @@
+"""Integer colour spaces and area means: exact on every machine."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def to_ycocg(rgb: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """sRGB bytes (..., 3) to luma 0..255 and two chromas -255..255, reversibly (YCoCg-R, Malvar & Sullivan 2003)."""
+    red, green, blue = np.moveaxis(rgb.astype(np.int32), -1, 0)
+    orange = red - blue
+    middle = blue + (orange >> 1)
+    lime = green - middle
+    return np.stack([middle + (lime >> 1), orange, lime], -1)
+
+
+def from_ycocg(planes: NDArray[np.int32]) -> NDArray[np.uint8]:
+    """The inverse of `to_ycocg`; what falls outside a byte is clipped."""
+    luma, orange, lime = np.moveaxis(planes, -1, 0)
+    middle = luma - (lime >> 1)
+    green = lime + middle
+    blue = middle - (orange >> 1)
+    return np.clip(np.stack([blue + orange, green, blue], -1), 0, 255).astype(np.uint8)
+
+
+def shrink(pixels: NDArray[np.uint8], columns: int, rows: int) -> NDArray[np.uint8]:
+    """Mean colours (rows, columns, 3) of the cells of a picture (h, w, 3) of at least as many pixels.
+
+    Cells whose border falls within a pixel share it by area (box filter).
+    """
+    means = (
+        _box(pixels.shape[0], rows) @ pixels.astype(np.float64).transpose(2, 0, 1) @ _box(pixels.shape[1], columns).T
+    )
+    return np.rint(means.transpose(1, 2, 0)).astype(np.uint8)
+
+
+def _box(size: int, cells: int) -> NDArray[np.float64]:
+    """(cells, size): the share of each pixel in each cell's mean."""
+    edges = np.arange(cells + 1) * (size / cells)
+    pixels = np.arange(size)
+    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
+    return np.clip(overlap, 0, None) / (size / cells)

@@ -1,0 +1,226 @@
+"""The record: what is left of a picture, as self-delimiting, checksummed bytes.
+
+    magic 2 | version and scheme 1 (4 bits each) | length of all that follows, varint
+    profile 8 | seed 4 | width varint | height varint | grid columns varint | grid rows varint | steering 3..5
+    sections: kind 1 | length varint | payload ...                                   until the checksum
+    CRC-32 of everything before it, 4
+
+Integers are big-endian, varints LEB128. A record is read for ever: a change of layout takes a new version, and the old
+reader stays (tests/codec/golden).
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+from enum import IntEnum
+
+from archiver.codec.fields import FieldReader, varint
+from archiver.errors import RecordCorrupt, RecordVersionUnknown
+
+MAGIC = b"\xa7r"
+VERSION = 1
+FINGERPRINT_BYTES = 8
+MAX_BODY = 1 << 16  # bytes; far over any record, so that a hostile length reserves nothing
+MAX_SIDE = 1 << 20  # pixels of a source
+MAX_GRID = 64  # latent cells a side: 1024 pixels at 16 a cell
+_CHECKSUM_BYTES = 4
+
+
+class Scheme(IntEnum):
+    """How a record describes its picture; see docs/schemes.md."""
+
+    SGC = 1
+    COCLI = 2
+    COCLICO = 3
+    G_COCLICO = 4
+    SEACOM = 5
+    SESECO = 6
+
+    @property
+    def label(self) -> str:
+        """The name in configuration and output, as in "g-coclico"."""
+        return self.name.lower().replace("_", "-")
+
+    @classmethod
+    def parse(cls, label: str) -> Scheme:
+        """The scheme of a label.
+
+        Raises ValueError for an unknown one.
+        """
+        for scheme in cls:
+            if scheme.label == label:
+                return scheme
+        raise ValueError(f"{label!r} is no scheme: {', '.join(scheme.label for scheme in cls)}")
+
+
+class SectionKind(IntEnum):
+    """What a section of a record holds."""
+
+    EMBEDDING = 1
+    LABEL_MAP = 2
+    COLOUR_MAP = 3
+    COLOUR_DCT = 4
+    ATTENTION_MAP = 5
+    REGION_COLOURS = 6
+
+
+class Sampler(IntEnum):
+    """Which solver runs the diffusion backwards."""
+
+    DDIM = 0
+    DPM_SOLVER = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Steering:
+    """How the decoder is to be driven; part of the record, so that later defaults never change an old record's picture.
+
+    steps: solver steps over the whole range of times, 1..255.
+    guidance: classifier-free guidance scale, 0..15.9 in sixteenths; 1 is none.
+    start: time at which decoding starts, share of T in 1/255, from the noised colour map (SDEdit); None: pure noise at T.
+    strength: gamma of linear guidance, 0..1 in 1/255; None: no linear guidance.
+    colours_condition: whether the colour map is also given to the network as a trained condition [ours].
+    """
+
+    sampler: Sampler
+    steps: int
+    guidance: float
+    start: float | None = None
+    strength: float | None = None
+    colours_condition: bool = False
+
+    def to_bytes(self) -> bytes:
+        """3 to 5 bytes: flags, steps, guidance, then start and strength where there are any."""
+        flags = self.sampler | (self.start is not None) << 4 | (self.strength is not None) << 5
+        out = bytearray((flags | self.colours_condition << 6, self.steps, _level(self.guidance, 16)))
+        out += bytes(_level(value, 255) for value in (self.start, self.strength) if value is not None)
+        return bytes(out)
+
+    @classmethod
+    def read(cls, reader: FieldReader) -> Steering:
+        """Take the bytes of `to_bytes` off `reader`.
+
+        Raises RecordCorrupt.
+        """
+        flags = reader.byte("the steering")
+        if flags & 0x80 or flags & 0x0F not in tuple(Sampler):
+            raise RecordCorrupt(problem=f"steering {flags:#04x} is unknown")
+        steps, guidance = reader.byte("the steps"), reader.byte("the guidance") / 16
+        if not steps:
+            raise RecordCorrupt(problem="it asks for no steps at all")
+        start = reader.byte("the start") / 255 if flags & 0x10 else None
+        if start == 0:
+            raise RecordCorrupt(problem="decoding starts at its end")
+        strength = reader.byte("the strength") / 255 if flags & 0x20 else None
+        return cls(Sampler(flags & 0x0F), steps, guidance, start, strength, bool(flags & 0x40))
+
+    def rounded(self) -> Steering:
+        """The nearest steering that a record can hold.
+
+        Raises ValueError where a value is out of range.
+        """
+        return self.read(FieldReader(self.to_bytes()))
+
+
+def _level(value: float, scale: int) -> int:
+    level = round(value * scale)
+    if not 0 <= level <= 255:
+        raise ValueError(f"{value} does not fit a record")
+    return level
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One coded part of a record."""
+
+    kind: SectionKind
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All that a decoder needs besides the weights.
+
+    profile: first 8 bytes of the profile's fingerprint. seed: 32 bits. width, height: pixels of the upright source.
+    grid: latent cells, (columns, rows). Each kind of section appears once at most.
+    """
+
+    scheme: Scheme
+    profile: bytes
+    seed: int
+    width: int
+    height: int
+    grid: tuple[int, int]
+    steering: Steering
+    sections: tuple[Section, ...]
+
+    def section(self, kind: SectionKind) -> bytes:
+        """The payload of a section.
+
+        Raises RecordCorrupt where the record has none of this kind.
+        """
+        for section in self.sections:
+            if section.kind == kind:
+                return section.payload
+        raise RecordCorrupt(problem=f"a {self.scheme.label} record without {kind.name.lower().replace('_', ' ')}")
+
+    def to_bytes(self) -> bytes:
+        """The record as bytes; the same for equal records."""
+        body = bytearray(self.profile)
+        body += self.seed.to_bytes(4, "big")
+        for number in (self.width, self.height, *self.grid):
+            body += varint(number)
+        body += self.steering.to_bytes()
+        for section in self.sections:
+            body += bytes((section.kind,)) + varint(len(section.payload)) + section.payload
+        head = MAGIC + bytes((VERSION << 4 | self.scheme,)) + varint(len(body) + _CHECKSUM_BYTES)
+        return head + body + zlib.crc32(head + body).to_bytes(_CHECKSUM_BYTES, "big")
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Record:
+        """Read a record that is all of `data`.
+
+        Raises RecordCorrupt, or RecordVersionUnknown for one written by a later version.
+        """
+        record, length = cls.read(data)
+        if length != len(data):
+            raise RecordCorrupt(problem=f"{len(data) - length} bytes too many after its end")
+        return record
+
+    @classmethod
+    def read(cls, data: bytes) -> tuple[Record, int]:
+        """Read the record that `data` begins with; returns it and its length in bytes.
+
+        Raises RecordCorrupt, or RecordVersionUnknown for one written by a later version.
+        """
+        reader = FieldReader(bytes(data[: MAX_BODY + 16]))
+        if reader.take(2, "the magic") != MAGIC:
+            raise RecordCorrupt(problem="it does not begin like a record")
+        version, scheme = divmod(reader.byte("the version"), 16)
+        if version > VERSION:
+            raise RecordVersionUnknown(version=version, known=VERSION)
+        length = reader.varint("the length", FINGERPRINT_BYTES + _CHECKSUM_BYTES, MAX_BODY)
+        end = reader.position + length
+        body = FieldReader(reader.take(length, "the body")[:-_CHECKSUM_BYTES])
+        if zlib.crc32(data[: end - _CHECKSUM_BYTES]) != int.from_bytes(data[end - _CHECKSUM_BYTES : end], "big"):
+            raise RecordCorrupt(problem="its checksum does not match")
+        if version != VERSION or scheme not in tuple(Scheme):
+            raise RecordCorrupt(problem=f"version {version}, scheme {scheme} never existed")
+        return cls._read_body(Scheme(scheme), body), end
+
+    @classmethod
+    def _read_body(cls, scheme: Scheme, body: FieldReader) -> Record:
+        profile = body.take(FINGERPRINT_BYTES, "the profile")
+        seed = int.from_bytes(body.take(4, "the seed"), "big")
+        width, height = (body.varint(f"the {what}", 1, MAX_SIDE) for what in ("width", "height"))
+        columns, rows = (body.varint(f"the {what} of the grid", 1, MAX_GRID) for what in ("columns", "rows"))
+        steering = Steering.read(body)
+        sections: list[Section] = []
+        while body.left:
+            kind = body.byte("a section")
+            if kind not in tuple(SectionKind) or any(section.kind == kind for section in sections):
+                raise RecordCorrupt(problem=f"section {kind} is unknown or there twice")
+            payload = body.take(body.varint("a section's length", 0, MAX_BODY), "a section")
+            sections.append(Section(SectionKind(kind), payload))
+        return cls(scheme, profile, seed, width, height, (columns, rows), steering, tuple(sections))
