@@ -84,8 +84,8 @@ class Abilities:
 class LocalTier:
     """One configured tier, for any number of threads.
 
-    Opened when first used. Nothing is held open after `close`, so that its disk can be unmounted; call it when no act is
-    under way.
+    Opened when first used. Nothing is held open after `close`, so that its disk can be unmounted: call it when no act
+    is under way.
     """
 
     def __init__(self, settings: TierSettings) -> None:

@@ -1,0 +1,47 @@
+"""A real filesystem for the tests of tiers: a small ext4 where we are root, else that of pytest's folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fixtures_fs import MIB, enter_private_mounts, run
+
+from archiver.config import TierSettings
+from archiver.tiers.local import LocalTier
+
+
+@pytest.fixture(scope="session")
+def ext4(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The root of an ext4 filesystem of 48 MiB made for these tests; without root, pytest's own folder."""
+    base = tmp_path_factory.mktemp("ext4")
+    if os.geteuid() != 0:
+        yield base
+        return
+    enter_private_mounts()
+    image, mount = base / "image", base / "mount"
+    mount.mkdir()
+    with image.open("wb") as file:
+        file.truncate(48 * MIB)
+    run("mkfs.ext4", "-q", "-F", image)
+    run("mount", "-o", "loop", image, mount)
+    yield mount
+    run("umount", "--lazy", mount)
+
+
+@pytest.fixture
+def folder(ext4: Path, request: pytest.FixtureRequest) -> Path:
+    """An empty folder of this test's own on the filesystem."""
+    folder = ext4 / request.node.name.replace("/", "_")[:100]
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def tier(folder: Path) -> Iterator[LocalTier]:
+    """An empty local tier."""
+    local = LocalTier(TierSettings(name="photos", path=folder))
+    yield local
+    local.close()
