@@ -84,10 +84,10 @@ def initialise(given: Path | None, roots: Sequence[Path], state: Path | None) ->
 
 def create(settings: Settings) -> None:
     """Create catalog and vault where they are missing and bring the embedded weights into the vault."""
-    from archiver.catalog import Catalog
+    from archiver.catalog.schema import upgrade
     from archiver.models.vault import Vault
 
-    Catalog.create(settings.catalog_url)
+    upgrade(settings.catalog_url)
     Vault(settings.vault.path).install_embedded()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -157,6 +158,13 @@ def human_ratio(before: int, after: int) -> str:
 def human_time(moment: datetime | None) -> str:
     """Local time, minutes; "never" for None."""
     return "never" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def quoted(path: PurePath) -> str:
+    """A path as it can be pasted into a shell; relative to here where that is shorter."""
+    text = os.fspath(path)
+    relative = os.path.relpath(text)
+    return shlex.quote(printable(relative if len(relative) < len(text) else text))
 
 
 def printable(text: str) -> str:

@@ -36,6 +36,13 @@ class Reporter:
         self._task = self._progress.add_task(what, total=total) if self._progress else None
         self._resources = ExitStack()
 
+    def begin(self, what: str, total: int | None = None) -> None:
+        """Start counting anew, for the next step of a longer run."""
+        with self._lock:
+            self._what, self._tally = what, Tally()
+            if self._progress and self._task is not None:
+                self._progress.reset(self._task, total=total, description=what)
+
     def __enter__(self) -> Reporter:
         if self._progress:
             self._resources.enter_context(self._progress)

@@ -137,12 +137,13 @@ def upgrade(invocation: Invocation) -> int:
 
     Creates an empty catalog where there is none. A database server's must exist already; back it up before.
     """
-    from archiver.catalog import migrate
+    from archiver.catalog import schema
+    from archiver.catalog.rows import SCHEMA
 
-    before, after = migrate.upgrade(invocation.settings.catalog_url)
-    invocation.output.json({"before": before, "after": after})
-    changed = "is current" if before == after else f"upgraded from {before or 'nothing'}"
-    invocation.output.text(f"Schema {after}: {changed}.")
+    before = schema.upgrade(invocation.settings.catalog_url)
+    invocation.output.json({"before": before, "after": SCHEMA})
+    changed = "was current" if before == SCHEMA else f"upgraded from {before}" if before else "created"
+    invocation.output.text(f"Schema {SCHEMA}: {changed}.")
     return 0
 
 
@@ -150,9 +151,10 @@ def upgrade(invocation: Invocation) -> int:
 @pass_invocation
 def current(invocation: Invocation) -> int:
     """Show the schema the catalog has and the one this program needs. Exits with 3 when they differ."""
-    from archiver.catalog import migrate
+    from archiver.catalog import schema
+    from archiver.catalog.rows import SCHEMA
 
-    found, wanted = migrate.current(invocation.settings.catalog_url), migrate.wanted()
-    invocation.output.json({"found": found, "wanted": wanted})
-    invocation.output.facts([("found", found or "none"), ("wanted", wanted)])
-    return 0 if found == wanted else 3
+    found = schema.current_revision(invocation.settings.catalog_url)
+    invocation.output.json({"found": found, "wanted": SCHEMA})
+    invocation.output.facts([("found", found or "none"), ("wanted", SCHEMA)])
+    return 0 if found == SCHEMA else 3

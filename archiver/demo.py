@@ -1,0 +1,235 @@
+"""The whole way on copies of a few photographs: scan, archive, recall, and a contact sheet to judge the result by."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from archiver import gallery
+from archiver.config import Settings, load
+from archiver.errors import DemoFolderTaken, DemoWithoutPhotographs
+from archiver.lifecycle.outcome import Listener, Outcome, Result
+from archiver.lifecycle.site import open_site
+from archiver.setup import create, starting_config, write_config
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
+
+# Real photographs that scikit-image's wheel brings. Most are PNG; a photo collection is not, so some are saved as what
+# cameras and phones write. Name, suffix to save as ("" copies the file as it is).
+_SAMPLES = (
+    ("astronaut.png", ".jpg"),
+    ("coffee.png", ".jpg"),
+    ("chelsea.png", ".jpg"),
+    ("rocket.jpg", ""),
+    ("motorcycle_left.png", ".webp"),
+    ("hubble_deep_field.jpg", ""),
+    ("camera.png", ".tif"),
+    ("gravel.png", ".jpg"),
+    ("coins.png", ""),
+    ("grass.png", ".webp"),
+    ("moon.png", ".jpg"),
+    ("brick.png", ""),
+)
+_QUALITY = 92
+
+# The starting configuration, but for age and size: these copies are seconds old and small.
+_DEMO_RULE = {
+    'unused_for = "180d"': 'unused_for = "0s"',
+    'unchanged_for = "30d"': 'unchanged_for = "0s"',
+    '"64 KiB"': "0",
+}
+
+
+@dataclass(slots=True)
+class Specimen:
+    """One copy, and what became of it."""
+
+    name: str
+    path: Path
+    made: str  # how the copy was made
+    bytes_before: int
+    sha256: str
+    width: int
+    height: int
+    outcomes: dict[str, Outcome] = field(default_factory=dict)  # by act
+
+    @property
+    def released(self) -> Outcome | None:
+        """The release, where it was done."""
+        return self._done("release")
+
+    @property
+    def recalled(self) -> Outcome | None:
+        """The recall, where it was done."""
+        return self._done("recall")
+
+    @property
+    def reason(self) -> str:
+        """Why it stayed as it was; empty where it did not."""
+        return next((o.reason for o in self.outcomes.values() if o.result in (Result.REFUSED, Result.FAILED)), "")
+
+    def _done(self, act: str) -> Outcome | None:
+        outcome = self.outcomes.get(act)
+        return outcome if outcome is not None and outcome.result is Result.DONE else None
+
+
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """Where everything is and what became of every copy."""
+
+    work: Path
+    config: Path
+    photos: Path
+    sheet_png: Path
+    sheet_html: Path
+    profile: str
+    scheme: str
+    specimens: tuple[Specimen, ...]
+
+
+def demonstrate(
+    work: Path, source: Path | None, count: int, listener: Listener, announce: Callable[[str, int], None]
+) -> Demonstration:
+    """Copy photographs into `work`, archive the copies, recall two of three, draw the contact sheet.
+
+    `announce` is told what comes next and for how many files. Raises DemoFolderTaken, DemoWithoutPhotographs,
+    ModelsNotInstalled, OSError.
+    """
+    from archiver.lifecycle.archive import archive
+    from archiver.lifecycle.recall import recall
+    from archiver.tiers.scan import scan
+
+    if work.exists() and any(work.iterdir()):
+        raise DemoFolderTaken(path=work)
+    chosen = list(_photographs(source, count))
+    photos = work.absolute() / "photos"
+    photos.mkdir(parents=True)
+    specimens = tuple(_copy(*choice, photos) for choice in chosen)
+    originals = {specimen.path: gallery.thumbnail(_upright(specimen.path)) for specimen in specimens}
+    config, settings = _configure(work.absolute(), photos)
+
+    def listen(outcome: Outcome) -> None:
+        by_path[outcome.path].outcomes[outcome.act] = outcome
+        listener(outcome)
+
+    by_path = {specimen.path: specimen for specimen in specimens}
+    with open_site(settings) as site:
+        announce("archiving", len(specimens))
+        scan(site.catalog, site.tiers["photos"])
+        archive(site, paths=[photos], listener=listen)
+        released = [specimen for specimen in specimens if specimen.released]
+        placeholders = {specimen.path: gallery.thumbnail(_upright(specimen.path)) for specimen in released}
+        wanted = [specimen.path for number, specimen in enumerate(released) if number % 3 < 2]
+        announce("recalling", len(wanted))
+        recall(site, wanted, listener=listen)
+    demonstration = Demonstration(
+        work=work,
+        config=config,
+        photos=photos,
+        sheet_png=work / "contact-sheet.png",
+        sheet_html=work / "contact-sheet.html",
+        profile=settings.model.profile,
+        scheme=settings.rule[0].scheme,
+        specimens=specimens,
+    )
+    entries = [_entry(demonstration, specimen, originals, placeholders) for specimen in specimens]
+    gallery.contact_sheet(entries, demonstration.sheet_png, demonstration.sheet_html)
+    return demonstration
+
+
+def _configure(work: Path, photos: Path) -> tuple[Path, Settings]:
+    text = starting_config([photos], work / "state")
+    for cautious, eager in _DEMO_RULE.items():
+        text = text.replace(cautious, eager)
+    config = work / "archiver.toml"
+    write_config(config, text)
+    settings = load(config)
+    create(settings)
+    return config, settings
+
+
+# -- photographs -------------------------------------------------------------------------------------------------------
+
+
+def _photographs(source: Path | None, count: int) -> Iterator[tuple[Path, str, str]]:
+    """File, name of its copy and suffix to save it as ("" for as it is). Raises DemoWithoutPhotographs."""
+    if source is not None:
+        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+        if not found:
+            raise DemoWithoutPhotographs(where=source)
+        step = max(1, len(found) // count)
+        for number, path in enumerate(found[::step][:count], 1):
+            yield path, f"{number:03}-{path.name}", ""
+        return
+    package = importlib.util.find_spec("skimage")
+    if package is None or package.origin is None:
+        raise DemoWithoutPhotographs(where="this installation")
+    for name, suffix in _SAMPLES[:count]:
+        path = Path(package.origin).parent / "data" / name
+        if path.exists():
+            yield path, path.stem + (suffix or path.suffix), suffix
+
+
+def _copy(original: Path, name: str, suffix: str, photos: Path) -> Specimen:
+    path = photos / name
+    made = f"copy of {original.name}"
+    if suffix:
+        made = f"{original.name} saved as {suffix[1:].upper()}"
+        _save_as(original, path)
+    else:
+        shutil.copyfile(original, path)
+    with Image.open(path) as image:
+        width, height = image.size
+    content = path.read_bytes()
+    return Specimen(name, path, made, len(content), hashlib.sha256(content).hexdigest(), width, height)
+
+
+def _save_as(original: Path, path: Path) -> None:
+    """Save in the format of the name, with the little EXIF that is true of it."""
+    with Image.open(original) as image:
+        exif = Image.Exif()
+        exif[0x010E] = f"{original.name} of scikit-image, saved anew by archiver demo"  # ImageDescription
+        exif[0x0131] = "archiver demo"  # Software
+        if path.suffix == ".tif":
+            image.save(path, compression="tiff_lzw", exif=exif)
+        else:
+            image.save(path, quality=_QUALITY, exif=exif)
+
+
+def _upright(path: Path) -> Image.Image:
+    from PIL import ImageOps
+
+    with Image.open(path) as image:
+        return ImageOps.exif_transpose(image)
+
+
+def _entry(
+    made: Demonstration,
+    specimen: Specimen,
+    originals: dict[Path, Image.Image],
+    placeholders: dict[Path, Image.Image],
+) -> gallery.Entry:
+    released, record = specimen.released, specimen.outcomes.get("record")
+    return gallery.Entry(
+        name=specimen.name,
+        width=specimen.width,
+        height=specimen.height,
+        sha256=specimen.sha256,
+        original=originals[specimen.path],
+        original_bytes=specimen.bytes_before,
+        placeholder=placeholders.get(specimen.path),
+        placeholder_bytes=released.bytes_after if released else 0,
+        record_bytes=released.record_bytes if released else 0,
+        regenerated=gallery.thumbnail(_upright(specimen.path)) if specimen.recalled else None,
+        regenerated_bytes=specimen.path.stat().st_size,
+        scheme=made.scheme if released else "",
+        profile=made.profile,
+        fidelity=record.fidelity if record else None,
+        note=f"stays as it is: {specimen.reason}" if specimen.reason else "",
+    )

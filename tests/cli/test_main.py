@@ -1,0 +1,183 @@
+"""The program itself: it starts at once, a failure is one line and a hint, exit codes are the documented ones."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from archiver import errors
+from archiver.cli.main import VERBS, cli, foreseen
+from archiver.cli.output import human_ratio, jsonable, printable
+from archiver.cli.verb import VerbCommand
+
+ROOT = Path(__file__).resolve().parents[2]
+ALL_VERBS = [verb for verbs in VERBS.values() for verb in verbs]
+
+
+def commands(command: click.Command, path: str = "archiver") -> list[tuple[str, click.Command]]:
+    """Every command below one, groups included."""
+    found = [(path, command)]
+    if isinstance(command, click.Group):
+        for name in command.list_commands(click.Context(command)):
+            inner = command.get_command(click.Context(command), name)
+            assert inner is not None
+            found += commands(inner, f"{path} {name}")
+    return found
+
+
+def run(*args: str, **extra: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "archiver", *args], capture_output=True, text=True, cwd=ROOT, **extra)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("verb", ALL_VERBS, ids=lambda verb: verb.name)
+def test_the_listed_help_is_the_verbs_own(verb) -> None:
+    command = cli.get_command(click.Context(cli), verb.name)
+    assert command is not None
+    assert (command.help or "").strip().partition("\n")[0] == verb.help
+    assert command.name == verb.name
+
+
+def test_every_verb_has_an_example_and_the_common_options() -> None:
+    for path, command in commands(cli):
+        assert {"config", "as_json", "verbose"} <= {parameter.name for parameter in command.params}, path
+        if not isinstance(command, click.Group):
+            assert isinstance(command, VerbCommand), path
+            assert path in command.example, path
+
+
+@pytest.mark.parametrize("args", [["--help"], ["status", "--help"], ["recall", "--help"]])
+def test_help_loads_no_model_library(args: list[str]) -> None:
+    program = (
+        f"import sys; sys.argv = ['archiver', *{args!r}]\n"
+        "from archiver.cli.main import main\n"
+        "try: main()\n"
+        "finally: sys.stderr.write(' '.join({'torch', 'sqlalchemy', 'diffusers'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0
+    assert "Usage: archiver" in done.stdout
+    assert "torch" not in done.stderr and "diffusers" not in done.stderr
+    if args == ["--help"]:
+        assert done.stderr == ""
+
+
+def test_a_failure_is_one_line_and_a_hint_and_its_exit_code(tmp_path: Path) -> None:
+    done = run("--config", str(tmp_path / "none.toml"), "config", "check")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"error: no configuration at {tmp_path / 'none.toml'}",
+        "hint: Run `archiver init`, or name a file with --config or $ARCHIVER_CONFIG.",
+    ]
+
+
+def test_a_failure_is_json_where_json_was_asked_for(tmp_path: Path) -> None:
+    done = run("config", "check", "--json", "--config", str(tmp_path / "none.toml"))
+    failure = json.loads(done.stderr)
+    assert (done.returncode, failure["type"], failure["error"], failure["exit_code"]) == (
+        2,
+        "error",
+        "ConfigMissing",
+        2,
+    )
+
+
+def test_a_wrong_option_exits_with_2_and_names_the_near_verb() -> None:
+    done = run("stats")
+    assert done.returncode == 2
+    assert "Did you mean 'status'?" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (28, errors.DiskFull),
+        (30, errors.ReadOnlyFilesystem),
+        (13, errors.PermissionRefused),
+        (5, errors.InputOutputError),
+    ],
+)
+def test_a_failing_system_call_is_foreseen(number: int, kind: type[errors.ArchiverError]) -> None:
+    failure = foreseen(OSError(number, os.strerror(number), "/srv/photos/a.jpg"))
+    assert type(failure) is kind
+    assert failure.exit_code == 7
+    assert "/srv/photos/a.jpg" in failure.message
+
+
+def test_a_defect_is_not_dressed_up_as_a_failure() -> None:
+    assert foreseen(KeyError("x")) is None
+
+
+def test_every_exit_code_is_documented() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    documented = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")}
+    codes = {
+        kind.exit_code
+        for kind in vars(errors).values()
+        if isinstance(kind, type) and issubclass(kind, errors.ArchiverError)
+    }
+    assert {str(code) for code in codes | {0, 1, 70, 130, 141}} <= documented
+
+
+def test_the_reader_of_a_pipe_may_go_away() -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m archiver config path | true; echo ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.stdout.strip() in ("0", "141")
+    assert "Traceback" not in done.stderr
+
+
+def test_cli_reference_is_current() -> None:
+    done = subprocess.run([sys.executable, "-m", "archiver.cli.docs"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert (ROOT / "docs" / "cli.md").read_text() == done.stdout, "run: python -m archiver.cli.docs > docs/cli.md"
+
+
+def test_file_names_cannot_speak_to_the_terminal() -> None:
+    assert printable("a\x1b[31mb\n\udcff.jpg") == "a\\x1b[31mb\\n\\xff.jpg"
+
+
+def test_paths_in_json_give_their_exact_bytes_back() -> None:
+    path = Path(os.fsdecode(b"/srv/\xff\xe4.jpg"))
+    assert os.fsencode(json.loads(json.dumps(jsonable(path)))) == b"/srv/\xff\xe4.jpg"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"), [(1_000_000, 4096, "244x"), (100, 40, "2.5x"), (0, 4, ""), (4, 0, "")]
+)
+def test_ratios_are_readable(before: int, after: int, said: str) -> None:
+    assert human_ratio(before, after) == said
+
+
+def test_version_is_that_of_the_package() -> None:
+    from archiver import __version__
+
+    done = CliRunner().invoke(cli, ["--version"])
+    assert (done.exit_code, done.output) == (0, f"archiver {__version__}\n")
+
+
+def test_the_first_interrupt_lets_the_file_in_hand_be_finished(tmp_path: Path) -> None:
+    program = (
+        "import os, signal\n"
+        "from archiver.cli.invocation import Invocation, interruptible\n"
+        "with interruptible(Invocation()) as stop:\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    assert stop.wait(10)\n"
+        "    print('finished')\n"
+        "    try: os.kill(os.getpid(), signal.SIGINT); stop.clear(); stop.wait(10)\n"
+        "    except KeyboardInterrupt: print('stopped')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["finished", "stopped"], done.stderr
+    assert signal.getsignal(signal.SIGINT) is not None
