@@ -19,7 +19,7 @@ from archiver.models.embedded.denoiser import EMBEDDING_DIM, WORDS
 from archiver.models.embedded.semantics import SemanticEncoder, colour_map
 from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos
-from archiver.training.loop import averaged_weights, write_safetensors
+from archiver.training.loop import averaged_weights, position, write_safetensors
 
 log = logging.getLogger(__name__)
 _BATCH = 8
@@ -119,8 +119,12 @@ def learn_semantics(photos: Photos, out: Path, seed: int) -> None:
 
 
 def cache_latents(photos: Photos, out: Path) -> None:
-    """Encode every photograph and its mirror image; write `latents.npy`, `colours.npy`, `latent_scale.safetensors`."""
-    if (out / "latents.npy").exists():  # written last
+    """Encode every photograph and its mirror image; write `latents.npy`, `colours.npy`, `latent_scale.safetensors`.
+
+    Done again only when the autoencoder has been trained further since.
+    """
+    made_by, scale_file = position(out / "autoencoder.safetensors"), out / "latent_scale.safetensors"
+    if scale_file.exists() and position(scale_file) == made_by:  # written last
         return
     network = Autoencoder()
     network.load_state_dict(averaged_weights(out / "autoencoder.safetensors"), strict=False)
@@ -135,9 +139,9 @@ def cache_latents(photos: Photos, out: Path) -> None:
     latents = torch.cat(raw)
     seen = latents[photos.train, 0]
     mean, std = seen.mean((0, 2, 3)).view(1, -1, 1, 1), seen.std((0, 2, 3)).view(1, -1, 1, 1)
-    write_safetensors(out / "latent_scale.safetensors", {"latent_mean": mean, "latent_std": std})
     _save_array(out / "colours.npy", torch.cat(colours).numpy())
     _save_array(out / "latents.npy", ((latents - mean) / std).half().numpy())
+    write_safetensors(scale_file, {"latent_mean": mean, "latent_std": std}, {"position": made_by})
 
 
 def load_features(out: Path) -> Features:

@@ -45,7 +45,7 @@ class Rhythm:
     clip: float = 1.0
     weight_decay: float = 0.01
     log_every: int = 50
-    save_every: int = 500
+    save_every: int = 250
     check_every: int = 1000
 
 
@@ -79,12 +79,12 @@ class Trainer:
             for moment in _MOMENTS:
                 if parameter in self.optimizer.state:
                     tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment]
-        position = json.dumps({"step": self.step, "seconds": self.seconds, "seed": self.seed})
-        write_safetensors(self.path, tensors, {"position": position})
+        at = json.dumps({"step": self.step, "seconds": self.seconds, "seed": self.seed})
+        write_safetensors(self.path, tensors, {"position": at})
 
     def _restore(self) -> None:
+        at = json.loads(position(self.path))
         with safe_open(self.path, framework="pt") as file:
-            position = json.loads(file.metadata()["position"])
             names = set(file.keys())
             with torch.no_grad():
                 for name, parameter in self.parameters.items():
@@ -96,7 +96,7 @@ class Trainer:
                             value = torch.empty_like(parameter)
                             value.copy_(self.optimizer.state[parameter][moment])
                             self.optimizer.state[parameter][moment] = value
-        self.step, self.seconds, self.seed = position["step"], position["seconds"], position["seed"]
+        self.step, self.seconds, self.seed = at["step"], at["seconds"], at["seed"]
         log.info("resumed %s at step %d, %.1f minutes in", self.path.name, self.step, self.seconds / 60)
 
     def _learning_rate(self, progress: float) -> float:
@@ -176,6 +176,12 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def position(path: Path) -> str:
+    """Where in training the checkpoint at `path` was written: step, seconds and seed, as JSON."""
+    with safe_open(path, framework="pt") as file:
+        return str(file.metadata()["position"])
 
 
 def averaged_weights(path: Path) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from archiver.models.embedded.profile import EmbeddedModels, ProfileMeta, init_random, save_profile
+from archiver.models.embedded.profile import EmbeddedModels, ProfileMeta, init_random, load_embedded, save_profile
 from archiver.training.autoencoder import train_autoencoder
 from archiver.training.data import load_photos
 from archiver.training.denoiser import train_denoiser
@@ -20,6 +20,7 @@ from archiver.training.features import (
     trained_semantics,
 )
 from archiver.training.loop import Budget, averaged_weights
+from archiver.training.report import write_report
 
 log = logging.getLogger(__name__)
 _LONG_SIDE = 256
@@ -33,6 +34,7 @@ class Stage(StrEnum):
     FEATURES = "features"
     DENOISER = "denoiser"
     EXPORT = "export"
+    REPORT = "report"
 
 
 def train(
@@ -52,7 +54,8 @@ def train(
 
     `minutes` and `steps` limit each network's training, over all resumptions (for `all`, the minutes are shared out);
     one of them must be given for a stage that trains. A stage that was cut off goes on from its last checkpoint; a
-    finished one is not repeated. `export` writes the profile to `weights` (default `out/profile`).
+    finished one is not repeated. `export` writes the profile to `weights` (default `out/profile`), `report` judges
+    that profile on held-out photographs.
     Raises FileNotFoundError (no shard, or an earlier stage has not run) and ValueError (no limit, unknown stage).
     """
     stages = list(Stage) if stage == "all" else [Stage(stage)]
@@ -77,6 +80,9 @@ def train(
                 train_denoiser(load_features(out), photos, out, budget, seed)
             case Stage.EXPORT:
                 export(out, weights or out / "profile", name, licence, long_side)
+            case Stage.REPORT:
+                for row in write_report(load_embedded(weights or out / "profile"), photos, out):
+                    log.info("%s", row)
 
 
 def export(out: Path, weights: Path, name: str, licence: str, long_side: int = _LONG_SIDE) -> ProfileMeta:
