@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 PICTURES = 60
@@ -39,3 +40,9 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 stream.seek(0)
                 tar.addfile(entry, stream)
     return folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Several threads in several test processes would only wait for one another."""
+    torch.set_num_threads(1)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import PICTURES
 
 from archiver.models.embedded import load_embedded
-from archiver.training.data import Photos, held_out, load_photos, to_pixels, to_tensor
+from archiver.training.data import Photos, held_out, load_photos, shard_members, to_pixels, to_tensor
 from archiver.training.features import load_features, visual_words, whitening
 from archiver.training.run import train
 
 
 def test_all_stages_end_in_a_profile_whose_semantics_were_learnt(shards: Path, tmp_path: Path) -> None:
-    train(shards, tmp_path, "all", steps=2, seed=3, long_side=64, weights=tmp_path / "weights", name="tiny")
+    train(shards, tmp_path, "all", steps=2, seed=3, long_side=64, weights=tmp_path / "weights", name="tiny", threads=1)
     models = load_embedded(tmp_path / "weights")
     features, photos = load_features(tmp_path), load_photos(shards, tmp_path, 64)
+    assert (tmp_path / "report.png").stat().st_size > 0
+    assert [row["name"] for row in json.loads((tmp_path / "report.json").read_text())][1] == "autoencoder"
     assert models.meta.name == "tiny" and models.meta.long_side == 64
     latents = torch.from_numpy(features.latents[photos.train, 0]).float()
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(16), rtol=0.02, atol=0)
@@ -50,9 +52,10 @@ def test_training_without_a_limit_or_without_photographs_is_refused(shards: Path
 
 def test_held_out_photographs_are_never_trained_on(shards: Path, tmp_path: Path) -> None:
     photos = load_photos(shards, tmp_path, 64)
-    assert len(photos.pixels) == PICTURES
+    names = [name for name, _ in shard_members(sorted(shards.iterdir()))]
+    assert [names[row] for row in photos.validation] == [name for name in names if held_out(name)]
     assert not set(photos.train) & set(photos.validation)
-    assert len(photos.train) + len(photos.validation) == PICTURES
+    assert len(photos.train) + len(photos.validation) == len(names)
     share = np.mean([held_out(f"{number:06d}.webp") for number in range(10_000)])
     assert 0.015 < share < 0.025
 
