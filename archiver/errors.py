@@ -84,6 +84,13 @@ class DemoWithoutPhotographs(ArchiverError):
     hint = "Name a folder that has some (`archiver demo DIR`), or `pip install 'archiver[demo]'` for a few that anybody may use."
 
 
+class TierUnknown(ArchiverError):
+    """there is no tier {tier}, only {known}"""
+
+    exit_code = 2
+    hint = "`archiver config check` lists the tiers and their folders."
+
+
 class NotInAnyTier(ArchiverError):
     """{path} lies in no configured tier"""
 
