@@ -15,7 +15,7 @@ from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos
 from archiver.training.loop import Budget, Rhythm, Trainer
 
-_TAPS = (0, 2, 4, 7, 10)
+_TAPS = (0, 2, 4, 7, 10, 14)
 _LATENT_NOISE = 0.05  # of unit-variance latents: makes the decoder forgive the denoiser's small errors
 RHYTHM = Rhythm(rate=5e-4, ema=0.998)
 
@@ -34,7 +34,7 @@ def perceptual_distance(backbone: EfficientNetLite0, made: Tensor, wanted: Tenso
 
 def _perceptual_weight(progress: float) -> float:
     """Low while colours and layout settle, then high enough to ask for texture."""
-    return 0.1 + 0.4 * min(1.0, max(0.0, (progress - 0.1) / 0.3))
+    return 0.1 + 0.9 * min(1.0, max(0.0, (progress - 0.1) / 0.4))
 
 
 def psnr(made: Tensor, wanted: Tensor) -> float:
