@@ -1,0 +1,97 @@
+"""Deciding whether an image may be archived, and reading it for the codec."""
+
+from __future__ import annotations
+
+from typing import BinaryIO
+
+from archiver.codec.picture import Picture, working_size
+from archiver.errors import EnvelopeDamaged, ImageRefused, RecordVersionUnknown
+from archiver.formats import ifd, pixels, xmp
+from archiver.formats.containers import container_of, sealed_in, sniff
+from archiver.formats.foreign import name_of
+from archiver.formats.scan import file_length
+from archiver.formats.types import (
+    BLOCK,
+    METADATA_LIMIT,
+    Format,
+    Inspection,
+    Kind,
+    Label,
+    Limits,
+    Metadata,
+    Refusal,
+    Structure,
+)
+
+_LONGEST_LABEL = Label("g-coclico", "x" * 64, bytes(32), "x" * 64, "x" * 32)
+# Bytes a generated file needs at the least, by pixels: measured with one flat colour at the bottom of each ladder.
+_PIXELS_PER_BYTE = {Format.JPEG: 128, Format.PNG: 128, Format.WEBP: 128, Format.TIFF: 64}
+
+
+def inspect(file: BinaryIO, limits: Limits) -> Inspection:
+    """Read the container and decode the picture once. Raises ImageRefused with the reason why the file must stay as it is."""
+    length = file_length(file)
+    if length == 0:
+        raise ImageRefused(reason=Refusal.NO_PIXELS, detail="the file is empty")
+    if length > limits.file_size:
+        raise ImageRefused(reason=Refusal.TOO_LARGE, detail=f"{length} bytes, the limit is {limits.file_size}")
+    file.seek(0)
+    head = file.read(64)
+    fmt = sniff(head)
+    if fmt is None:
+        raise ImageRefused(reason=Refusal.UNSUPPORTED_FORMAT, detail=name_of(head))
+    _refuse_ours(file)
+    if length < limits.smallest_file:
+        raise ImageRefused(reason=Refusal.TOO_SMALL, detail=f"{length} bytes: a placeholder takes as much")
+    structure = container_of(fmt).examine(file, length)
+    if structure.width * structure.height > limits.pixels:
+        size = f"{structure.width}x{structure.height} pixels"
+        raise ImageRefused(reason=Refusal.TOO_LARGE, detail=f"{size}, the limit is {limits.pixels} pixels")
+    metadata = Metadata(fmt, tuple(structure.blocks))
+    _refuse_unkeepable(structure, metadata, length)
+    pixels.decode_fully(file, fmt, (structure.width, structure.height), structure.mode)
+    exif = container_of(fmt).exif_of(metadata.blocks)
+    orientation = ifd.orientation(exif) if exif else 1
+    return Inspection(fmt, structure.width, structure.height, orientation, structure.mode, metadata)
+
+
+def _refuse_ours(file: BinaryIO) -> None:
+    try:
+        found = sealed_in(file)
+    except (EnvelopeDamaged, RecordVersionUnknown) as error:
+        raise ImageRefused(reason=Refusal.PLACEHOLDER, detail=error.message) from error
+    if found is None:
+        return
+    if found[1].envelope.kind is Kind.PLACEHOLDER:
+        raise ImageRefused(reason=Refusal.PLACEHOLDER, detail="it carries a record")
+    raise ImageRefused(reason=Refusal.GENERATED, detail="it was generated from a record")
+
+
+def _refuse_unkeepable(structure: Structure, metadata: Metadata, length: int) -> None:
+    """A recall must never fail for want of space or because metadata cannot be put back: what could is refused here."""
+    if metadata.size() > METADATA_LIMIT:
+        raise ImageRefused(reason=Refusal.METADATA_TOO_LARGE, detail=f"{metadata.size()} bytes of metadata")
+    container = container_of(metadata.format)
+    packets = container.xmp_of(metadata.blocks)
+    labelled = [xmp.with_label(packet, _LONGEST_LABEL) for packet in packets or (None,)]
+    native = sum(len(block.data) + 16 for block in container.with_xmp(metadata.blocks, labelled))
+    packed = len(metadata.to_bytes()) if packets else 0
+    floor = structure.width * structure.height // _PIXELS_PER_BYTE[metadata.format]
+    needed = native + packed + floor + BLOCK // 2
+    if needed > length:
+        raise ImageRefused(
+            reason=Refusal.DOES_NOT_FIT, detail=f"{length} bytes cannot hold a picture of this size with its metadata"
+        )
+
+
+def load_picture(file: BinaryIO, inspection: Inspection, long_side: int, multiple: int) -> Picture:
+    """The picture upright, in sRGB, at working size (see `working_size`; sides in pixels). Raises ImageRefused."""
+    width, height = inspection.upright_size
+    size = working_size(width, height, long_side, multiple)
+    stored = size if inspection.orientation < 5 else size[::-1]
+    image = pixels.load(file, inspection.format, (2 * stored[0], 2 * stored[1]))
+    icc = container_of(inspection.format).icc_of(inspection.metadata.blocks)
+    with pixels.decoding():
+        small = pixels.shrunk(image, (stored[0], stored[1]))
+        upright = pixels.to_upright(pixels.to_srgb(small, icc), inspection.orientation)
+        return Picture(pixels.array(upright), width, height)

@@ -1,0 +1,154 @@
+"""Pixels in and out: decoding with Pillow, orientation, colour profiles, blurring."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL.Image import Resampling, Transpose
+
+from archiver.errors import ImageRefused
+from archiver.formats.scan import corrupt
+from archiver.formats.types import Format, Mode, Refusal
+
+# The plugins are used directly: Image.open would try every other format, and has a pixel limit of its own, for the whole process.
+_PLUGINS = {
+    Format.JPEG: JpegImagePlugin.JpegImageFile,
+    Format.PNG: PngImagePlugin.PngImageFile,
+    Format.WEBP: WebPImagePlugin.WebPImageFile,
+    Format.TIFF: TiffImagePlugin.TiffImageFile,
+}
+# What Pillow warns of (odd EXIF, unknown tags) is checked here before Pillow sees the file; a daemon's log is no place for it.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+_STORED = {**_UPRIGHT, 6: Transpose.ROTATE_90, 8: Transpose.ROTATE_270}
+
+
+@contextmanager
+def decoding() -> Iterator[None]:
+    """Turn whatever Pillow raises on a bad file into a refusal; errors of the disk and of the machine stay what they are."""
+    try:
+        yield
+    except ImageRefused:
+        raise
+    except MemoryError as error:
+        raise ImageRefused(reason=Refusal.TOO_LARGE, detail="decoding it needs more memory than there is") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise corrupt(str(error)) from error
+    except Exception as error:  # Pillow's plugins raise any of a dozen types on malformed input
+        raise corrupt(f"{type(error).__name__}: {error}") from error
+
+
+def decode_fully(file: BinaryIO, fmt: Format, size: tuple[int, int], mode: Mode) -> None:
+    """Decode the whole picture and throw it away; raises ImageRefused if that fails or differs from what the headers say."""
+    file.seek(0)
+    with decoding():
+        image = _PLUGINS[fmt](file)
+        image.load()
+        if image.size != size or image.mode != mode:
+            raise corrupt(f"its headers say {size[0]}x{size[1]} {mode}, its data is {image.size} {image.mode}")
+
+
+def load(file: BinaryIO, fmt: Format, at_least: tuple[int, int]) -> Image.Image:
+    """The picture as stored, L or RGB; JPEGs may come smaller, but never below `at_least` pixels (as stored)."""
+    file.seek(0)
+    with decoding():
+        image = _PLUGINS[fmt](file)
+        if fmt is Format.JPEG:
+            image.draft(None, at_least)
+        image.load()
+        return image if image.mode == "L" else image.convert("RGB")
+
+
+def to_upright(image: Image.Image, orientation: int) -> Image.Image:
+    """As a viewer shows it."""
+    method = _UPRIGHT.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def to_stored(image: Image.Image, orientation: int) -> Image.Image:
+    """The inverse of `to_upright`."""
+    method = _STORED.get(orientation)
+    return image if method is None else image.transpose(method)
+
+
+def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
+    """RGB in sRGB. Without a profile, or with one that works in one direction only, values are taken to be sRGB."""
+    pair = _transforms(icc, image.mode) if icc else None
+    return image.convert("RGB") if pair is None else _applied(image, pair[0])
+
+
+def from_srgb(image: Image.Image, icc: bytes | None, mode: Mode) -> Image.Image:
+    """sRGB (RGB) in the source's mode and profile; the inverse of `to_srgb` as far as gamuts allow."""
+    pair = _transforms(icc, mode) if icc else None
+    return image.convert(mode) if pair is None else _applied(image, pair[1])
+
+
+def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image.Image:
+    converted = ImageCms.applyTransform(image, transform)
+    if converted is None:
+        raise AssertionError("only a transform in place returns nothing")
+    return converted
+
+
+@lru_cache(maxsize=8)
+def _transforms(icc: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform, ImageCms.ImageCmsTransform] | None:
+    """(profile to sRGB, sRGB to profile), None if either cannot be built: a profile of another colour space, or for input only."""
+    import io
+
+    intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+    try:
+        profile = ImageCms.getOpenProfile(io.BytesIO(icc))
+        srgb = ImageCms.createProfile("sRGB")
+        there = ImageCms.buildTransform(profile, srgb, mode, "RGB", intent, flags)
+        back = ImageCms.buildTransform(srgb, profile, "RGB", mode, intent, flags)
+    except (ImageCms.PyCMSError, OSError, ValueError):
+        return None
+    return there, back
+
+
+def smoothed(image: Image.Image, pixels: int) -> Image.Image:
+    """Without detail below this many pixels; 0 leaves one colour, 1 everything."""
+    if pixels == 1:
+        return image
+    size = (1, 1) if not pixels else tuple(max(1, side // pixels) for side in image.size)
+    small = image.resize((size[0], size[1]), Resampling.BOX)
+    return small.resize(image.size, Resampling.BILINEAR)
+
+
+def enlarged(pixels: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
+    """A picture of `size` pixels from an array (h, w, 3), by Lanczos."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return image if image.size == size else image.resize(size, Resampling.LANCZOS)
+
+
+def blurred(preview: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
+    """The colour map at `size` pixels, without visible cells."""
+    return Image.fromarray(np.ascontiguousarray(preview)).resize(size, Resampling.BICUBIC)
+
+
+def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture at `size` pixels, by Lanczos over a box-reduced copy."""
+    return image.resize(size, Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def array(image: Image.Image) -> NDArray[np.uint8]:
+    """uint8 (h, w, 3)."""
+    return np.asarray(image, dtype=np.uint8).copy()
