@@ -159,8 +159,10 @@ def boot(
                         'for group in $GROUPS_TO_ENTER; do echo $$ > "$group/cgroup.procs"; done; exec "$@"',
                         "sh",
                     ),
-                    # Should this process be killed, the machine goes too.
+                    # Should this process be killed, the kernel takes all of the machine away: it lives in a process
+                    # namespace that does not outlive its keeper.
                     *("setpriv", "--pdeathsig", "SIGKILL"),
+                    *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
                     *("systemd-nspawn", "--boot", f"--directory={root}", f"--machine={name}", "--settings=no"),
                     # Neither a machined nor a service manager is needed outside of it.
                     *("--register=no", "--keep-unit", "--notify-ready=yes"),
@@ -181,12 +183,12 @@ def boot(
                 stderr=subprocess.STDOUT,
                 env={"PATH": _path(), "NOTIFY_SOCKET": f"@{name}", "GROUPS_TO_ENTER": " ".join(map(str, groups))},
             )
-        cleanup.callback(nspawn.wait)
-        cleanup.callback(nspawn.kill)
+        cleanup.callback(_kill, nspawn)
         try:
-            machine = Machine(name, _await_ready(ready), nspawn, cleanup)
-            # With its first process all others of the machine go, and only then does systemd-nspawn end.
-            cleanup.callback(_kill_and_wait, machine)
+            _await_ready(ready)
+            (keeper,) = _children(nspawn.pid)
+            (leader,) = _children(keeper)
+            machine = Machine(name, leader, nspawn, cleanup)
             state = machine.run(
                 "systemctl", "is-system-running", "--wait", check=False, timeout=BOOT_SECONDS
             ).stdout.strip()
@@ -199,10 +201,16 @@ def boot(
     return machine
 
 
-def _kill_and_wait(machine: Machine) -> None:
-    if machine.nspawn.poll() is None:
-        os.kill(machine.leader, signal.SIGKILL)
-        machine.nspawn.wait(timeout=BOOT_SECONDS)
+def _children(process: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii").split()))
+
+
+def _kill(nspawn: subprocess.Popen[bytes]) -> None:
+    """The first process of a process namespace dies only after all the others, and what waits for it ends after it."""
+    if nspawn.poll() is None:
+        for first in _children(nspawn.pid):
+            os.kill(first, signal.SIGKILL)
+        nspawn.wait(timeout=BOOT_SECONDS)
 
 
 def _overlay(folder: Path, cleanup: ExitStack) -> Path:
@@ -254,17 +262,16 @@ def _path() -> str:
     return os.pathsep.join(["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
 
 
-def _await_ready(notifications: socket.socket) -> int:
-    """The process id of the machine's first process, once that says it is ready."""
-    leader, deadline = 0, time.monotonic() + BOOT_SECONDS
+def _await_ready(notifications: socket.socket) -> None:
+    """Until the machine's systemd says that it is up."""
+    deadline = time.monotonic() + BOOT_SECONDS
     while True:
         notifications.settimeout(max(deadline - time.monotonic(), 0.001))
-        facts = dict(line.split("=", 1) for line in notifications.recv(4096).decode().splitlines())
-        leader = int(facts.get("X_NSPAWN_LEADER_PID", leader))
-        if facts.get("READY") == "1" and leader:
-            return leader
-        if "ERRNO" in facts or "STOPPING" in facts:
-            raise RuntimeError(f"systemd-nspawn gave up: {facts}")
+        facts = notifications.recv(4096).decode().splitlines()
+        if "READY=1" in facts:
+            return
+        if "STOPPING=1" in facts:
+            raise RuntimeError("systemd-nspawn gave up")
 
 
 def python_folders() -> list[Path]:
