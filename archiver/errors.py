@@ -1,19 +1,24 @@
 """One class per failure that a user can meet.
 
-The first line of a class's docstring is its message template, filled from the keyword arguments of the constructor; `hint` says what
-to do about it. Exit codes are stable and documented in docs/operations.md:
+The first line of a class's docstring is its message template, filled from the keyword arguments of the constructor;
+`hint` says what to do about it. Exit codes are stable and documented in docs/operations.md:
 
-0 done | 1 done, with warnings (some files were skipped or refused) | 2 usage or configuration | 3 the catalog | 4 a tier
-5 a record, a placeholder or a held original | 6 models | 7 the system (permissions, disk, another instance) | 130 interrupted
+0 done | 1 done, with warnings (some files were skipped or refused) | 2 usage or configuration | 3 the catalog | 4 a
+tier 5 a record, a placeholder or a held original | 6 models | 7 the system (permissions, disk, another instance) | 130
+interrupted
 """
 
 from __future__ import annotations
 
 import errno
+import re
 from typing import ClassVar
 
 EXIT_OK = 0
 EXIT_WARNINGS = 1
+
+
+_WORDS = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class ArchiverError(Exception):
@@ -31,6 +36,15 @@ class ArchiverError(Exception):
     def message(self) -> str:
         """The filled-in message, one line."""
         return str(self.args[0])
+
+    @property
+    def kind(self) -> str:
+        """What sort of failure it is, in a word or two, the same for every file: "file open", "too small"."""
+        return (
+            str(self.facts["reason"])
+            if isinstance(self, ImageRefused)
+            else _WORDS.sub(" ", type(self).__name__).lower()
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.facts)
@@ -295,6 +309,13 @@ class ProfileInUse(ArchiverError):
 
     exit_code = 6
     hint = "Without its weights these records are noise."
+
+
+class PresetUnknown(ArchiverError):
+    """profile {profile} has no preset {preset} for scheme {scheme}"""
+
+    exit_code = 6
+    hint = "Every profile has the presets `default` and `paper`; set `preset` under [model] in the configuration."
 
 
 class SchemeUnsupported(ArchiverError):

@@ -1,0 +1,94 @@
+"""Counters: read in no time however many files there are, and proved against the rows when somebody asks."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from sqlalchemy import Connection, func, select, update
+
+from archiver.catalog.ledger import Recorder
+from archiver.catalog.rows import Act, Correction, State, StateCount, TierSummary
+from archiver.catalog.tables import Counter, File, Held, Record, Tier
+from archiver.catalog.tiers import tier_row
+
+_Count = tuple[int, int]
+
+
+class Counters(Recorder):
+    """How much there is of what."""
+
+    def summary(self) -> list[TierSummary]:
+        """Every tier with its counters, by name."""
+        with self._read() as connection:
+            tiers = connection.execute(select(Tier.__table__).order_by(Tier.name)).mappings().all()
+            kept = _kept(connection)
+        return [
+            TierSummary(
+                tier_row(row),
+                tuple(StateCount(state, *kept.get((row["id"], state), (0, 0))) for state in State),
+                row["held_files"],
+                row["held_bytes"],
+            )
+            for row in tiers
+        ]
+
+    def recount(self, *, correct: bool = True) -> list[Correction]:
+        """Count every row; returns the counters that did not agree, and with `correct` puts them right, with an audit row each.
+
+        Takes as long as reading the table of files does, and nobody else writes meanwhile.
+        """
+        with self._change() as ledger:
+            connection = ledger.connection
+            if not self.is_sqlite:
+                connection.exec_driver_sql("LOCK TABLE file, holding, counter, tier IN SHARE ROW EXCLUSIVE MODE")
+            kept, counted = _kept(connection), _counted(connection)
+            held_kept, held_counted = _held_kept(connection), _held_counted(connection)
+            names = {row.id: row.name for row in connection.execute(select(Tier.id, Tier.name))}
+            corrections = []
+            for tier_id, name in sorted(names.items()):
+                for state in State:
+                    is_, should = kept.get((tier_id, state), (0, 0)), counted.get((tier_id, state), (0, 0))
+                    if is_ != should:
+                        corrections.append(Correction(name, state.label, *is_, *should))
+                        where = (Counter.tier_id == tier_id, Counter.state == state)
+                        fix = update(Counter).where(*where).values(files=should[0], bytes=should[1])
+                        if correct:
+                            connection.execute(fix)
+                is_, should = held_kept[tier_id], held_counted.get(tier_id, (0, 0))
+                if is_ != should:
+                    corrections.append(Correction(name, "held", *is_, *should))
+                    if correct:
+                        fix = update(Tier).where(Tier.id == tier_id).values(held_files=should[0], held_bytes=should[1])
+                        connection.execute(fix)
+            if correct:
+                numbers = {name: tier_id for tier_id, name in names.items()}
+                for wrong in corrections:
+                    detail = f"{wrong.what}: {wrong.files} files, {wrong.bytes} bytes were {wrong.counted_files}, {wrong.counted_bytes}"
+                    ledger.tell(Act.CORRECTED, tier_id=numbers[wrong.tier], detail=detail)
+            return corrections
+
+
+def _kept(connection: Connection) -> dict[tuple[int, int], _Count]:
+    query = select(Counter.tier_id, Counter.state, Counter.files, Counter.bytes)
+    return {(tier, state): (files, size) for tier, state, files, size in connection.execute(query)}
+
+
+def _counted(connection: Connection) -> dict[tuple[int, int], _Count]:
+    query = select(File.tier_id, File.state, func.count(), func.sum(File.size)).group_by(File.tier_id, File.state)
+    return {(tier, state): (files, int(size)) for tier, state, files, size in connection.execute(query)}
+
+
+def _held_kept(connection: Connection) -> dict[int, _Count]:
+    query = select(Tier.id, Tier.held_files, Tier.held_bytes)
+    return {tier: (files, size) for tier, files, size in connection.execute(query)}
+
+
+def _held_counted(connection: Connection) -> dict[int, _Count]:
+    query = (
+        select(File.tier_id, func.count(), func.sum(Held.size))
+        .select_from(Held)
+        .join(Record, Record.id == Held.record_id)
+        .join(File, File.id == Record.file_id)
+        .group_by(File.tier_id)
+    )
+    return {cast(int, tier): (files, int(size)) for tier, files, size in connection.execute(query)}

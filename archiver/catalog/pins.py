@@ -1,0 +1,56 @@
+"""Pins: files and directories that a user wants to keep as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import delete, insert, or_, select
+
+from archiver.catalog.ledger import Recorder
+from archiver.catalog.rows import Act, Pin
+from archiver.catalog.tables import Pinned
+
+
+class Pins(Recorder):
+    """Pins, which hold whether or not there is a file at their path."""
+
+    def pin(self, tier_id: int, path: str, *, subtree: bool = False) -> None:
+        """Pin a file, or with `subtree` a directory and all below it (`""`: the whole tier)."""
+        with self._change() as ledger:
+            connection = ledger.connection
+            connection.execute(delete(Pinned).where(Pinned.tier_id == tier_id, Pinned.path == path))
+            connection.execute(insert(Pinned).values(tier_id=tier_id, path=path, subtree=subtree))
+            ledger.tell(Act.PINNED, tier_id=tier_id, path=path, detail="subtree" if subtree else "")
+
+    def unpin(self, tier_id: int, path: str) -> bool:
+        """Take the pin of exactly this path away; False where there is none."""
+        with self._change() as ledger:
+            where = (Pinned.tier_id == tier_id, Pinned.path == path)
+            if not ledger.connection.execute(delete(Pinned).where(*where)).rowcount:
+                return False
+            ledger.tell(Act.UNPINNED, tier_id=tier_id, path=path)
+            return True
+
+    def pins(self, tier_id: int | None = None) -> list[Pin]:
+        """Every pin, of a tier or of all, by path."""
+        query = select(Pinned.tier_id, Pinned.path, Pinned.subtree).order_by(Pinned.tier_id, Pinned.path)
+        with self._read() as connection:
+            rows = connection.execute(query if tier_id is None else query.where(Pinned.tier_id == tier_id))
+            return [Pin(*row) for row in rows]
+
+    def is_pinned(self, tier_id: int, path: str) -> bool:
+        """Whether a path is pinned, by itself or by a directory above it."""
+        query = (
+            select(Pinned.path)
+            .where(Pinned.tier_id == tier_id)
+            .where(or_(Pinned.path == path, Pinned.subtree & Pinned.path.in_(list(above(path)))))
+        )
+        with self._read() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
+
+def above(path: str) -> Iterator[str]:
+    """The directories a path lies in, up to the tier itself."""
+    while path:
+        path = path.rpartition("/")[0]
+        yield path
