@@ -239,6 +239,13 @@ class FileModified(ArchiverError):
     hint = "It is treated as a new original. `archiver undo --to DIR` puts the held original beside it."
 
 
+class NoRecord(ArchiverError):
+    """there is no record of {path}"""
+
+    exit_code = 5
+    hint = "It carries none and the catalog has none: `archiver status FILE` says what is known of it."
+
+
 class NotRecorded(ArchiverError):
     """{path} is {state}: only a recorded file can be released"""
 
