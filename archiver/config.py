@@ -60,10 +60,10 @@ def compile_patterns(patterns: Iterable[str]) -> PathSpec[Any]:
         raise ValueError(f"{error}") from None
 
 
-def path_matches(patterns: PathSpec[Any], path: bytes) -> bool:
-    """Whether a path below the tier's root matches; any bytes a file name may hold are fine."""
+def path_matches(patterns: PathSpec[Any], path: str) -> bool:
+    """Whether a path, relative to its tier, matches; whatever Linux allows in a name is fine, `os.fsdecode`d."""
     # pathspec's expressions do not let "**" run over a line break, which a Linux file name may hold.
-    return patterns.match_file(os.fsdecode(path).replace("\n", "\ufffd"))
+    return patterns.match_file(path.replace("\n", "\ufffd"))
 
 
 def _readable_pattern(pattern: str) -> str:
