@@ -1,6 +1,7 @@
 """Image containers: what may be archived, and the placeholder and generated files that take its place.
 
-Functions take binary, seekable files, which they neither close nor open by name. Nothing here knows of tiers or the catalog.
+Functions take binary, seekable files, which they neither close nor open by name. Nothing here knows of tiers or the
+catalog.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from archiver.formats.generation import encode_exact
 from archiver.formats.inspection import inspect, load_picture
 from archiver.formats.placeholder import build_placeholder
 from archiver.formats.reading import read_envelope, read_metadata
-from archiver.formats.types import (
+from archiver.formats.facts import (
     BLOCK,
     Block,
     Envelope,

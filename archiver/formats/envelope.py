@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from archiver.errors import EnvelopeDamaged, RecordVersionUnknown
-from archiver.formats.types import METADATA_LIMIT, Envelope, Format, Kind, Mode, SourceFacts
+from archiver.formats.facts import METADATA_LIMIT, Envelope, Format, Kind, Mode, SourceFacts
 
 MAGIC = b"ARCV"
 VERSION = 1
@@ -43,7 +43,10 @@ class Storage(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """An envelope with what it says about metadata. `packed` is None where storage is BEHIND and only announced by size and crc."""
+    """An envelope with what it says about metadata.
+
+    `packed` is None where storage is BEHIND and only announced by size and crc.
+    """
 
     envelope: Envelope
     storage: Storage = Storage.NATIVE
@@ -79,7 +82,10 @@ def seal(envelope: Envelope, storage: Storage = Storage.NATIVE, packed: bytes = 
 
 
 def sealed_length(head: bytes) -> int | None:
-    """How many bytes an envelope that starts with `head` has; None if it is none. Raises EnvelopeDamaged, RecordVersionUnknown."""
+    """How many bytes an envelope that starts with `head` has; None if it is none.
+
+    Raises EnvelopeDamaged, RecordVersionUnknown.
+    """
     if head[:4] != MAGIC:
         return None
     if len(head) < HEAD_BYTES:

@@ -13,7 +13,7 @@ from archiver.errors import ImageRefused
 from archiver.formats import pixels, xmp
 from archiver.formats.containers import Container, container_of
 from archiver.formats.envelope import Storage, seal
-from archiver.formats.types import Block, Encoded, Envelope, Kind, Label, Metadata, Refusal, Step
+from archiver.formats.facts import Block, Encoded, Envelope, Kind, Label, Metadata, Refusal, Step
 
 _SAMPLE = 8  # tiles a side
 _TILE = 64  # pixels
@@ -22,8 +22,9 @@ _TILE = 64  # pixels
 def encode_exact(pixels_upright: NDArray[np.uint8], envelope: Envelope, metadata: Metadata, label: Label) -> bytes:
     """A file of exactly `envelope.source.length` bytes that shows the picture at the best quality that fits.
 
-    `pixels_upright` is uint8 (h, w, 3), sRGB, at any size; it is brought to the source's dimensions, orientation, mode and colour profile.
-    The same arguments give the same bytes. Raises ImageRefused(DOES_NOT_FIT) if not even one flat colour fits; `inspect` refuses such files.
+    `pixels_upright` is uint8 (h, w, 3), sRGB, at any size; it is brought to the source's dimensions, orientation,
+    mode and colour profile. The same arguments give the same bytes. Raises ImageRefused(DOES_NOT_FIT) if not even one
+    flat colour fits; `inspect` refuses such files.
     """
     facts = envelope.source
     container = container_of(facts.format)
@@ -57,7 +58,7 @@ def encode_exact(pixels_upright: NDArray[np.uint8], envelope: Envelope, metadata
 
 
 def _originals(metadata: Metadata, packets: list[bytes]) -> tuple[Storage, bytes]:
-    """The XMP packets as they were before the label, so that the original metadata can be read from the generated file alone."""
+    """The XMP packets as they were before the label: with them the generated file alone tells the original metadata."""
     if not packets:
         return Storage.NATIVE, b""
     return Storage.INSIDE, Metadata(metadata.format, tuple(Block(b"xmp", packet) for packet in packets)).to_bytes()
@@ -66,7 +67,10 @@ def _originals(metadata: Metadata, packets: list[bytes]) -> tuple[Storage, bytes
 def largest_fitting(
     ladder: tuple[Step, ...], encode: Callable[[Step], Encoded], fits: Callable[[Encoded], bool], guess: int
 ) -> Encoded | None:
-    """The highest rung whose encoding fits, sizes growing with the rungs: strides that double away from the guess, then bisection."""
+    """The highest rung whose encoding fits, sizes growing with the rungs.
+
+    Strides that double away from the guess, then bisection.
+    """
     low, high = -1, len(ladder)  # low fits, high does not
     best: Encoded | None = None
     at, stride = min(max(guess, 0), len(ladder) - 1), 1

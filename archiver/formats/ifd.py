@@ -1,6 +1,7 @@
 """TIFF directories: the common ground of TIFF files and of EXIF blocks (TIFF 6.0, section 2).
 
-Everything is read through a seekable file and bounded: a directory that points outside of it, or asks for absurd amounts, raises IfdInvalid.
+Everything is read through a seekable file and bounded: a directory that points outside of it, or asks for absurd
+amounts, raises IfdInvalid.
 """
 
 from __future__ import annotations
@@ -156,7 +157,10 @@ def header(order: Order, first: int) -> bytes:
 
 
 def serialise(tree: Tree, order: Order, at: int) -> bytes:
-    """The tree as it must lie at byte `at` (even) of a file: directory, then values and directories below, all at even offsets."""
+    """The tree as it must lie at byte `at` (even) of a file.
+
+    Directory, then values and directories below, all at even offsets.
+    """
     table = struct.pack(order + "H", len(tree.fields))
     behind = bytearray()
     start = at + 2 + 12 * len(tree.fields) + 4
@@ -183,9 +187,10 @@ def orientation(exif: bytes) -> int:
 
 
 def without_thumbnail(exif: bytes) -> bytes:
-    """The EXIF block without its thumbnail directory; nothing else moves, so that offsets inside maker notes stay right.
+    """The EXIF block without its thumbnail directory; nothing else moves, as maker notes hold offsets.
 
-    What lay behind everything else is cut off, what lay in between becomes zeros. A block that cannot be read is returned as it is.
+    What lay behind everything else is cut off, what lay in between becomes zeros. A block that cannot be read is
+    returned as it is.
     """
     try:
         reader = IfdReader.of(exif)

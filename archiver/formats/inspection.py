@@ -10,7 +10,7 @@ from archiver.formats import ifd, pixels, xmp
 from archiver.formats.containers import container_of, sealed_in, sniff
 from archiver.formats.foreign import name_of
 from archiver.formats.scan import file_length
-from archiver.formats.types import (
+from archiver.formats.facts import (
     BLOCK,
     METADATA_LIMIT,
     Format,
@@ -29,7 +29,10 @@ _PIXELS_PER_BYTE = {Format.JPEG: 128, Format.PNG: 128, Format.WEBP: 128, Format.
 
 
 def inspect(file: BinaryIO, limits: Limits) -> Inspection:
-    """Read the container and decode the picture once. Raises ImageRefused with the reason why the file must stay as it is."""
+    """Read the container and decode the picture once.
+
+    Raises ImageRefused with the reason why the file must stay as it is.
+    """
     length = file_length(file)
     if length == 0:
         raise ImageRefused(reason=Refusal.NO_PIXELS, detail="the file is empty")
@@ -43,7 +46,7 @@ def inspect(file: BinaryIO, limits: Limits) -> Inspection:
     _refuse_ours(file)
     if length < limits.smallest_file:
         raise ImageRefused(reason=Refusal.TOO_SMALL, detail=f"{length} bytes: a placeholder takes as much")
-    structure = container_of(fmt).examine(file, length)
+    structure = container_of(fmt).examine(file)
     if structure.width * structure.height > limits.pixels:
         size = f"{structure.width}x{structure.height} pixels"
         raise ImageRefused(reason=Refusal.TOO_LARGE, detail=f"{size}, the limit is {limits.pixels} pixels")

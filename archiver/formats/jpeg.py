@@ -14,7 +14,7 @@ from PIL import Image
 from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd
 from archiver.formats.scan import corrupt, exactly, refuse_data_after
-from archiver.formats.types import Block, Encoded, Mode, Refusal, Step, Structure
+from archiver.formats.facts import Block, Encoded, Mode, Refusal, Step, Structure
 
 SIGNATURE = b"\xff\xd8\xff"
 IDENTIFIER = b"archiver\0"
@@ -106,7 +106,7 @@ def _after_scan(file: BinaryIO, at: int) -> int:
         carry = window[len(window) - kept :]
 
 
-def examine(file: BinaryIO, length: int) -> Structure:
+def examine(file: BinaryIO) -> Structure:
     """Walk the whole file, scans included. Raises ImageRefused."""
     frame: bytes | None = None
     scans = 0
@@ -160,7 +160,10 @@ def blocks(file: BinaryIO) -> tuple[Block, ...]:
 
 
 def _metadata_block(file: BinaryIO, segment: _Segment) -> Block | None:
-    """The segment as it is kept, None if it describes the coding or holds a thumbnail, a refusal if it announces more than a picture."""
+    """The segment as it is kept; None if it describes the coding or holds a thumbnail.
+
+    Raises ImageRefused if it announces more than one picture, or signs the one there is.
+    """
     marker = segment.marker
     if not (0xE0 <= marker <= 0xEF or marker == _COM):
         return None
@@ -185,7 +188,10 @@ def _metadata_block(file: BinaryIO, segment: _Segment) -> Block | None:
 
 
 def _without_photoshop_thumbnail(resources: bytes) -> bytes:
-    """Photoshop image resources less their thumbnails; as they are if they do not parse to the last byte (one block of several)."""
+    """Photoshop image resources less their thumbnails.
+
+    As they are if they do not parse to the last byte (one block of several).
+    """
     kept = bytearray()
     at = 0
     while at < len(resources):
@@ -284,7 +290,10 @@ def encode(image: Image.Image, step: Step) -> Encoded:
 
 
 def write(picture: Encoded, blocks: Sequence[Block], sealed: bytes, length: int | None = None) -> bytes:
-    """The file: metadata, envelope, picture; padded to `length` bytes in our own segments. Raises ValueError if it is longer."""
+    """The file: metadata, envelope, picture; padded to `length` bytes in our own segments.
+
+    Raises ValueError if it is longer.
+    """
     body = picture.data[2:]
     while body[1] == 0xE0:  # the encoder's own JFIF header; the original's is among the blocks
         body = body[2 + struct.unpack_from(">H", body, 2)[0] :]

@@ -1,6 +1,7 @@
 """Metadata as compressed bytes: a tiny framing under zstd with a dictionary of what cameras and editors commonly write.
 
-    magic "AM", dictionary id u8, crc32 u32, zstd frame of: format u8, then per block: kind length u8, kind, length u32, bytes
+    magic "AM", dictionary id u8, crc32 u32, zstd frame of: format u8, then per block: kind length u8, kind, length
+    u32, bytes
 
 A dictionary that has shipped is never changed: a better one gets the next id.
 """
@@ -15,7 +16,7 @@ from importlib.resources import files
 import zstandard
 
 from archiver.errors import EnvelopeDamaged
-from archiver.formats.types import METADATA_LIMIT, Block, Format, Metadata
+from archiver.formats.facts import METADATA_LIMIT, Block, Format, Metadata
 
 MAGIC = b"AM"
 DICTIONARY = 1

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.Image import Resampling, Transpose
 
 from archiver.errors import ImageRefused
 from archiver.formats.scan import corrupt
-from archiver.formats.types import Format, Mode, Refusal
+from archiver.formats.facts import Format, Mode, Refusal
 
-# The plugins are used directly: Image.open would try every other format, and has a pixel limit of its own, for the whole process.
-_PLUGINS = {
+# The plugins are used directly: Image.open would try every other format, and has a pixel limit of its own, for the
+# whole process.
+_PLUGINS: dict[Format, Callable[[BinaryIO], ImageFile.ImageFile]] = {
     Format.JPEG: JpegImagePlugin.JpegImageFile,
     Format.PNG: PngImagePlugin.PngImageFile,
     Format.WEBP: WebPImagePlugin.WebPImageFile,
     Format.TIFF: TiffImagePlugin.TiffImageFile,
 }
-# What Pillow warns of (odd EXIF, unknown tags) is checked here before Pillow sees the file; a daemon's log is no place for it.
+# What Pillow warns of (odd EXIF, unknown tags) is checked here before Pillow sees the file; a daemon's log is no
+# place for it.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _UPRIGHT = {
@@ -41,7 +44,10 @@ _STORED = {**_UPRIGHT, 6: Transpose.ROTATE_90, 8: Transpose.ROTATE_270}
 
 @contextmanager
 def decoding() -> Iterator[None]:
-    """Turn whatever Pillow raises on a bad file into a refusal; errors of the disk and of the machine stay what they are."""
+    """Turn whatever Pillow raises on a bad file into a refusal.
+
+    Errors of the disk and of the machine stay what they are.
+    """
     try:
         yield
     except ImageRefused:
@@ -57,7 +63,10 @@ def decoding() -> Iterator[None]:
 
 
 def decode_fully(file: BinaryIO, fmt: Format, size: tuple[int, int], mode: Mode) -> None:
-    """Decode the whole picture and throw it away; raises ImageRefused if that fails or differs from what the headers say."""
+    """Decode the whole picture and throw it away.
+
+    Raises ImageRefused if that fails or differs from what the headers say.
+    """
     file.seek(0)
     with decoding():
         image = _PLUGINS[fmt](file)
@@ -110,9 +119,10 @@ def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image
 
 @lru_cache(maxsize=8)
 def _transforms(icc: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform, ImageCms.ImageCmsTransform] | None:
-    """(profile to sRGB, sRGB to profile), None if either cannot be built: a profile of another colour space, or for input only."""
-    import io
+    """(profile to sRGB, sRGB to profile), None if either cannot be built.
 
+    A profile of another colour space, or for input only.
+    """
     intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
     try:
         profile = ImageCms.getOpenProfile(io.BytesIO(icc))

@@ -13,7 +13,7 @@ from archiver.errors import ImageRefused
 from archiver.formats import pixels
 from archiver.formats.containers import Container, container_of
 from archiver.formats.envelope import Storage, seal
-from archiver.formats.types import BLOCK, Block, Envelope, Kind, Metadata, Refusal, SourceFacts
+from archiver.formats.facts import BLOCK, Block, Envelope, Kind, Metadata, Refusal, SourceFacts
 
 _LONG_SIDES = (256, 192, 128, 96, 64, 48, 32, 24, 16, 8)  # pixels; the largest that fits is taken
 
@@ -21,9 +21,10 @@ _LONG_SIDES = (256, 192, 128, 96, 64, 48, 32, 24, 16, 8)  # pixels; the largest 
 def build_placeholder(envelope: Envelope, metadata: Metadata, preview: NDArray[np.uint8]) -> bytes:
     """The head of a placeholder: a whole image file, to be followed by a hole up to the original's length.
 
-    `preview` is the colour map, uint8 (rows, columns, 3), sRGB, upright. The head has at most 4096 bytes unless the metadata needs more: it is
-    kept natively if all fits into one block, else packed into the envelope, else packed behind the first block. That first block alone always
-    is a whole image with its record. Raises ImageRefused if the head would be no shorter than the original, or the record leaves no room.
+    `preview` is the colour map, uint8 (rows, columns, 3), sRGB, upright. The head has at most 4096 bytes unless the
+    metadata needs more: it is kept natively if all fits into one block, else packed into the envelope, else packed
+    behind the first block. That first block alone always is a whole image with its record. Raises ImageRefused if the
+    head would be no shorter than the original, or the record leaves no room.
     """
     envelope = replace(envelope, kind=Kind.PLACEHOLDER)
     native = _head(envelope.source, metadata.blocks, seal(envelope), preview)
@@ -60,7 +61,10 @@ def _head(facts: SourceFacts, blocks: Sequence[Block], sealed: bytes, preview: N
 def _picture(
     container: Container, facts: SourceFacts, blocks: Sequence[Block], preview: NDArray[np.uint8], long_side: int
 ) -> Image.Image:
-    """The blurred colour map in the source's mode; with the native metadata also in its profile and orientation, which are then stated."""
+    """The blurred colour map in the source's mode.
+
+    With the native metadata also in its profile and orientation, which are then stated.
+    """
     width, height = facts.upright_size
     scale = long_side / max(width, height)
     image = pixels.blurred(preview, (max(1, round(width * scale)), max(1, round(height * scale))))

@@ -14,7 +14,7 @@ from PIL import Image
 from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd
 from archiver.formats.scan import corrupt, exactly, file_length, refuse_data_after
-from archiver.formats.types import METADATA_LIMIT, Block, Encoded, Mode, Refusal, Step, Structure
+from archiver.formats.facts import METADATA_LIMIT, Block, Encoded, Mode, Refusal, Step, Structure
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 OURS = b"arCv"  # ancillary, private, reserved bit as it must be, safe to copy
@@ -22,10 +22,12 @@ _XMP = b"XML:com.adobe.xmp\0"
 _XMP_HEAD = _XMP + b"\0\0\0\0"  # not compressed, no language, no translated keyword
 _MAX_CHUNKS = 200_000  # some writers cut the data into chunks of a few hundred bytes
 
-# Chunks about the picture that survive new pixels, though PNG marks them unsafe to copy. Unknown chunks that are safe to copy are kept too.
+# Chunks about the picture that survive new pixels, though PNG marks them unsafe to copy. Unknown chunks that are
+# safe to copy are kept too.
 _KEPT = {b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"mDCv", b"cLLi", b"sBIT", b"bKGD", b"tIME"}
 
-LADDER = (  # fewer levels of grey and less detail, until deflate is small enough; see `encode` for what a quality is here
+# Fewer levels and less detail, until deflate is small enough; a quality here is the bits left of each channel's 8.
+LADDER = (
     Step(1, 0),
     Step(3, 128),
     Step(3, 64),
@@ -82,7 +84,7 @@ def _data(file: BinaryIO, chunk: _Chunk) -> bytes:
     return data
 
 
-def examine(file: BinaryIO, length: int) -> Structure:
+def examine(file: BinaryIO) -> Structure:
     """Walk all chunks. Raises ImageRefused."""
     first: _Chunk | None = None
     blocks: list[Block] = []
@@ -205,7 +207,10 @@ def with_xmp(blocks: Sequence[Block], packets: Sequence[bytes]) -> tuple[Block, 
 
 
 def find_sealed(file: BinaryIO) -> bytes | None:
-    """The envelope's bytes, if any; it stands before the picture. Raises ImageRefused on a broken file, EnvelopeDamaged."""
+    """The envelope's bytes, if any; it stands before the picture.
+
+    Raises ImageRefused on a broken file, EnvelopeDamaged.
+    """
     file.seek(0)
     if exactly(file, 8) != SIGNATURE:
         return None
@@ -236,7 +241,10 @@ def encode(image: Image.Image, step: Step) -> Encoded:
 
 
 def write(picture: Encoded, blocks: Sequence[Block], sealed: bytes, length: int | None = None) -> bytes:
-    """The file: header, metadata, envelope, picture; padded to `length` inside our chunk. Raises ValueError if it is longer."""
+    """The file: header, metadata, envelope, picture; padded to `length` inside our chunk.
+
+    Raises ValueError if it is longer.
+    """
     file = io.BytesIO(picture.data)
     parts = [(chunk.kind, picture.data[chunk.at : chunk.at + chunk.size]) for chunk in _chunks(file)]
     head = SIGNATURE + b"".join(_chunk(kind, data) for kind, data in parts if kind == b"IHDR")

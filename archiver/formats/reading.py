@@ -9,20 +9,24 @@ from archiver.errors import EnvelopeDamaged, ImageRefused
 from archiver.formats.containers import container_of, sealed_in, sniff
 from archiver.formats.envelope import Sealed, Storage
 from archiver.formats.foreign import name_of
-from archiver.formats.types import BLOCK, Envelope, Kind, Metadata, Refusal
+from archiver.formats.facts import BLOCK, Envelope, Kind, Metadata, Refusal
 
 
 def read_envelope(file: BinaryIO) -> Envelope | None:
-    """What a placeholder or a generated image carries; None for any other file. Of a placeholder, the first 4096 bytes are enough.
+    """What a placeholder or a generated image carries; None for any other file.
 
-    Raises EnvelopeDamaged if there is an envelope that cannot be trusted, RecordVersionUnknown if it is newer than this program.
+    Of a placeholder, the first 4096 bytes are enough. Raises EnvelopeDamaged if there is an envelope that cannot be
+    trusted, RecordVersionUnknown if it is newer than this program.
     """
     found = sealed_in(file)
     return None if found is None else found[1].envelope
 
 
 def read_metadata(file: BinaryIO) -> Metadata:
-    """The original's metadata, from an original, a placeholder or a generated image. Raises ImageRefused, EnvelopeDamaged."""
+    """The original's metadata, from an original, a placeholder or a generated image.
+
+    Raises ImageRefused, EnvelopeDamaged.
+    """
     found = sealed_in(file)
     if found is None:
         file.seek(0)

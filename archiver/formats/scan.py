@@ -6,7 +6,7 @@ import io
 from typing import BinaryIO
 
 from archiver.errors import ImageRefused
-from archiver.formats.types import Refusal
+from archiver.formats.facts import Refusal
 
 _BITE = 1 << 20
 
@@ -30,7 +30,10 @@ def corrupt(detail: str) -> ImageRefused:
 
 
 def refuse_data_after(file: BinaryIO, end: int) -> None:
-    """Zeros may follow the image as padding; anything else (a video, a second picture) would be lost. Raises ImageRefused."""
+    """Zeros may follow the image as padding; anything else (a video, a second picture) would be lost.
+
+    Raises ImageRefused.
+    """
     file.seek(end)
     at = end
     while bite := file.read(_BITE):

@@ -14,7 +14,7 @@ from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd
 from archiver.formats.ifd import LONG, SHORT, Directory, IfdInvalid, IfdReader, Order, Tree
 from archiver.formats.scan import corrupt, refuse_data_after
-from archiver.formats.types import METADATA_LIMIT, Block, Encoded, Mode, Refusal, Step, Structure
+from archiver.formats.facts import METADATA_LIMIT, Block, Encoded, Mode, Refusal, Step, Structure
 
 SIGNATURES = (b"II*\0", b"MM\0*")
 OURS = 65112  # in the range that TIFF leaves to private use within an organisation
@@ -50,7 +50,7 @@ def _reader(file: BinaryIO) -> tuple[IfdReader, Directory]:
     return reader, reader.directory(reader.first)
 
 
-def examine(file: BinaryIO, length: int) -> Structure:
+def examine(file: BinaryIO) -> Structure:
     """Read the directory. Raises ImageRefused."""
     try:
         reader, main = _reader(file)
@@ -63,7 +63,7 @@ def examine(file: BinaryIO, length: int) -> Structure:
         width, height = reader.integer(main, _WIDTH, 0), reader.integer(main, _HEIGHT, 0)
         if not width or not height:
             raise ImageRefused(reason=Refusal.NO_PIXELS, detail=f"{width}x{height} pixels")
-        end = max(_data_end(reader, main, length), ifd.extent_end(reader, main))
+        end = max(_data_end(reader, main), ifd.extent_end(reader, main))
         found = _blocks(reader)
     except IfdInvalid as error:
         raise corrupt(str(error)) from error
@@ -106,7 +106,7 @@ def _mode(reader: IfdReader, main: Directory) -> Mode:
     raise ImageRefused(reason=Refusal.COLOUR_MODEL, detail=f"photometric {photometric} with {samples} channels")
 
 
-def _data_end(reader: IfdReader, main: Directory, length: int) -> int:
+def _data_end(reader: IfdReader, main: Directory) -> int:
     """Where the last strip or tile ends; beyond the file is an error."""
     offsets, sizes = main.get(_STRIP_OFFSETS), main.get(_STRIP_BYTES)
     if main.get(_TILE_OFFSETS):
@@ -114,8 +114,8 @@ def _data_end(reader: IfdReader, main: Directory, length: int) -> int:
     if not offsets or not sizes or offsets.count != sizes.count or not offsets.count:
         raise corrupt("no image data")
     end = max(at + size for at, size in zip(reader.integers(offsets), reader.integers(sizes), strict=True))
-    if end > length:
-        raise corrupt(f"{length} of {end} bytes are left")
+    if end > reader.size:
+        raise corrupt(f"{reader.size} of {end} bytes are left")
     return end
 
 
@@ -128,7 +128,10 @@ def blocks(file: BinaryIO) -> tuple[Block, ...]:
 
 
 def _blocks(reader: IfdReader) -> tuple[Block, ...]:
-    """One block a tag, in the file's byte order; directories below as small TIFF structures. The order itself comes first."""
+    """One block a tag, in the file's byte order; directories below as small TIFF structures.
+
+    The order itself comes first.
+    """
     found = []
     size = 0
     for field in reader.directory(reader.first).fields:
@@ -186,7 +189,10 @@ def with_xmp(blocks: Sequence[Block], packets: Sequence[bytes]) -> tuple[Block, 
 
 
 def find_sealed(file: BinaryIO) -> bytes | None:
-    """The envelope's bytes, if any: we write the directory right behind the header. Raises EnvelopeDamaged on a broken one."""
+    """The envelope's bytes, if any: we write the directory right behind the header.
+
+    Raises EnvelopeDamaged on a broken one.
+    """
     try:
         reader = IfdReader(file)
         field = reader.directory(8).get(OURS) if reader.first == 8 else None
@@ -224,7 +230,10 @@ def _differences(image: Image.Image) -> bytes:
 
 
 def write(picture: Encoded, blocks: Sequence[Block], sealed: bytes, length: int | None = None) -> bytes:
-    """The file: header, directory with metadata and envelope, padding, picture. Raises ValueError if it is longer than `length`."""
+    """The file: header, directory with metadata and envelope, padding, picture.
+
+    Raises ValueError if it is longer than `length`.
+    """
     order = _order(blocks)
     head = _head(picture, blocks, sealed, order, 0)
     at = len(head) if length is None else (length - len(picture.data)) // 2 * 2
@@ -247,7 +256,7 @@ def _coding(picture: Encoded, strip_at: int) -> list[tuple[int, int, tuple[int, 
     colour = picture.mode == "RGB"
     quality = picture.step.quality
     is_jpeg = quality < _LOSSLESS
-    tags = [
+    tags: list[tuple[int, int, tuple[int, ...]]] = [
         (_WIDTH, LONG, (picture.width,)),
         (_HEIGHT, LONG, (picture.height,)),
         (_BITS, SHORT, (8, 8, 8) if colour else (8,)),

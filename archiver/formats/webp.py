@@ -13,7 +13,7 @@ from PIL import Image
 from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd
 from archiver.formats.scan import corrupt, exactly, file_length, refuse_data_after
-from archiver.formats.types import METADATA_LIMIT, Block, Encoded, Refusal, Step, Structure
+from archiver.formats.facts import METADATA_LIMIT, Block, Encoded, Refusal, Step, Structure
 
 OURS = b"ARCV"
 _XMP = b"XMP "
@@ -64,9 +64,9 @@ def _chunks(file: BinaryIO, end: int) -> Iterator[_Chunk]:
     raise corrupt(f"more than {_MAX_CHUNKS} chunks")
 
 
-def examine(file: BinaryIO, length: int) -> Structure:
+def examine(file: BinaryIO) -> Structure:
     """Walk all chunks. Raises ImageRefused."""
-    end = _riff_end(file)
+    end, length = _riff_end(file), file_length(file)
     if end > length:
         raise corrupt(f"{length} of {end} bytes are left")
     size: tuple[int, int] | None = None
@@ -193,9 +193,9 @@ def encode(image: Image.Image, step: Step) -> Encoded:
 
 
 def write(picture: Encoded, blocks: Sequence[Block], sealed: bytes, length: int | None = None) -> bytes:
-    """The file: profile, envelope, picture, metadata; padded to `length` inside our chunk, a last odd byte behind the end.
+    """The file: profile, envelope, picture, metadata.
 
-    Raises ValueError if it is longer than `length`.
+    Padded to `length` bytes inside our chunk, with a last odd byte behind the end, which must be even. Raises ValueError if it is longer than `length`.
     """
     file = io.BytesIO(picture.data)
     coded = b"".join(

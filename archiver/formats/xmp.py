@@ -8,7 +8,7 @@ from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
 from archiver.errors import ImageRefused
-from archiver.formats.types import Label, Refusal
+from archiver.formats.facts import Label, Refusal
 
 NAMESPACE = "urn:archiver:label:1:"
 SYNTHETIC = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -22,7 +22,8 @@ _XMLNS = re.compile(rb"""\sxmlns:([^\s=]+)\s*=\s*(["'])(.*?)\2""", re.DOTALL)
 def with_label(packet: bytes | None, label: Label) -> bytes:
     """The packet with an rdf:Description of ours; a new packet if there is none.
 
-    A DigitalSourceType that is there already gives way to ours: a property may stand only once, and what a camera said of the original is not
+    A DigitalSourceType that is there already gives way to ours: a property may stand only once, and what a camera
+    said of the original is not
     true of this picture. Raises ImageRefused(METADATA_UNREADABLE) if the packet is no XMP that can be extended.
     """
     if packet is None:
@@ -60,7 +61,7 @@ def _description(label: Label, about: str) -> bytes:
 
 @dataclass(slots=True)
 class _Survey:
-    """What a packet's markup says: where rdf:RDF ends, whom it is about, which byte ranges a rival statement takes up."""
+    """What a packet's markup says: where rdf:RDF ends, what it is about, which bytes a rival statement takes up."""
 
     end: int | None = None
     about: str = ""

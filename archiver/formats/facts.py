@@ -49,7 +49,10 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one picture may cost; beyond a limit it is refused. `smallest_file` is the first length where a release gains a block."""
+    """What one picture may cost; beyond a limit it is refused.
+
+    `smallest_file` is the first length where a release gains a block.
+    """
 
     pixels: int = 200_000_000
     file_size: int = 2 * 10**9  # bytes
@@ -58,7 +61,10 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One metadata container of a file, verbatim. `kind` is the marker (JPEG), chunk type (PNG, WebP) or tag and type (TIFF)."""
+    """One metadata container of a file, verbatim.
+
+    `kind` is the marker (JPEG), chunk type (PNG, WebP) or tag and type (TIFF).
+    """
 
     kind: bytes
     data: bytes
@@ -66,7 +72,10 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """A file's own metadata, losslessly and in order, without embedded thumbnails; EXIF, XMP, ICC, IPTC, comments and the like."""
+    """A file's own metadata, losslessly and in order, without embedded thumbnails.
+
+    EXIF, XMP, ICC, IPTC, comments and the like.
+    """
 
     format: Format
     blocks: tuple[Block, ...] = ()
@@ -114,7 +123,10 @@ class Inspection:
 
 @dataclass(frozen=True, slots=True)
 class SourceFacts:
-    """What the original file was; enough to give a generated image its length and shape, and to know the original again."""
+    """What the original file was.
+
+    Enough to give a generated image its length and shape, and to know the original again.
+    """
 
     format: Format
     length: int  # bytes
@@ -165,7 +177,10 @@ class Structure:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One rung of an encoder's ladder. `smooth` 1 leaves the picture as it is, n removes detail below n pixels, 0 leaves one colour."""
+    """One rung of an encoder's ladder.
+
+    `smooth` 1 leaves the picture as it is, n removes detail below n pixels, 0 leaves one colour.
+    """
 
     quality: int
     smooth: int = 1
