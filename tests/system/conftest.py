@@ -23,7 +23,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     run("mkfs.ext4", "-q", "-F", folder / "tier.img")
     run("mount", "-o", "loop", folder / "tier.img", disk)
     try:
-        machine = boot(folder, bind={disk: TIER}, read_only=python_folders())
+        machine = boot(folder, bind={disk: TIER}, visible=python_folders())
         try:
             install(machine)
             yield machine

@@ -25,8 +25,10 @@ REPOSITORY = Path(__file__).parents[2]
 UNITS = REPOSITORY / "systemd"
 TIER = "/srv/photographs"
 BOOT_SECONDS = 60
-_ENTER_GROUPS = 'for group in $GROUPS_TO_ENTER; do echo $$ > "$group/cgroup.procs"; done; exec "$@"'
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Nothing of what this machine would start at boot: no database, no web server.
+_INIT = ["systemd.unit=basic.target"]
 
 
 @dataclass(slots=True)
@@ -133,84 +135,55 @@ class Machine:
 
 
 def boot(
-    folder: Path, *, bind: Mapping[Path, str] | None = None, read_only: Iterable[Path] = (), options: Iterable[str] = ()
+    folder: Path, *, bind: Mapping[Path, str] | None = None, visible: Iterable[Path] = (), options: Iterable[str] = ()
 ) -> Machine:
     """Start a machine and wait until its systemd has nothing left to start.
 
-    folder: an empty one, for its overlay. bind: folders of this machine and where they are there. read_only: folders
-    that are there as here. options: more for systemd-nspawn. The caller is in a mount namespace of its own
-    (fixtures_fs.enter_private_mounts). Raises RuntimeError with the console's last lines if it does not come up.
+    folder: an empty one, for its overlay. bind: folders of this machine and where they are there. visible: folders that
+    must be readable there as here, wherever they lie. options: more for systemd-nspawn. The caller is in a mount
+    namespace of its own (fixtures_fs.enter_private_mounts). Raises RuntimeError with the console's last lines if it
+    does not come up.
     """
     name = f"archiver-{uuid.uuid4().hex[:12]}"
+    shares = [f"--bind={here}:{there}" for here, there in (bind or {}).items()]
+    shares += [f"--bind-ro={path}" for path in _hidden(visible)]
+    console = folder / "console"
     with ExitStack() as cleanup:
         root = _overlay(folder, cleanup)
         groups = _control_groups(name, cleanup)
-        ready = cleanup.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
-        ready.bind(f"\0{name}")
-        binds = [f"--bind={here}:{there}" for here, there in (bind or {}).items()]
-        binds += [f"--bind-ro={path}" for path in _visible(read_only)]
-        console = folder / "console"
-        with console.open("wb") as output:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, console.open("wb") as output:
+            ready.bind(f"\0{name}")
             nspawn = subprocess.Popen(
-                [
-                    *(
-                        "sh",
-                        "-c",
-                        'for group in $GROUPS_TO_ENTER; do echo $$ > "$group/cgroup.procs"; done; exec "$@"',
-                        "sh",
-                    ),
-                    # Should this process be killed, the kernel takes all of the machine away: it lives in a process
-                    # namespace that does not outlive its keeper.
-                    *("setpriv", "--pdeathsig", "SIGKILL"),
-                    *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc"),
-                    *("systemd-nspawn", "--boot", f"--directory={root}", f"--machine={name}", "--settings=no"),
-                    # Neither a machined nor a service manager is needed outside of it.
-                    *("--register=no", "--keep-unit", "--notify-ready=yes"),
-                    *(
-                        "--console=pipe",
-                        "--private-network",
-                        "--link-journal=no",
-                        "--resolv-conf=off",
-                        "--timezone=off",
-                    ),
-                    *binds,
-                    *options,
-                    # Nothing of what this machine would start at boot: no database, no web server.
-                    "systemd.unit=basic.target",
-                ],
+                [*_start(groups), *_nspawn(name, root), *shares, *options, *_INIT],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={"PATH": _path(), "NOTIFY_SOCKET": f"@{name}", "GROUPS_TO_ENTER": " ".join(map(str, groups))},
+                env={"PATH": _PATH, "NOTIFY_SOCKET": f"@{name}"},
             )
-        cleanup.callback(_kill, nspawn)
-        try:
-            _await_ready(ready)
-            (keeper,) = _children(nspawn.pid)
-            (leader,) = _children(keeper)
-            machine = Machine(name, leader, nspawn, cleanup)
-            state = machine.run(
-                "systemctl", "is-system-running", "--wait", check=False, timeout=BOOT_SECONDS
-            ).stdout.strip()
-            if state != "running":
-                failed = machine.run("systemctl", "--failed", "--no-legend", "--plain", check=False).stdout
-                raise RuntimeError(f"the machine is {state}: {failed}")
-        except (TimeoutError, RuntimeError, subprocess.TimeoutExpired) as error:
-            raise RuntimeError(f"{error}\n{console.read_text(errors='replace')[-4000:]}") from error
+            cleanup.callback(_kill, nspawn)
+            try:
+                _await_ready(ready)
+                machine = Machine(name, _leader(nspawn), nspawn, cleanup)
+                _require_running(machine)
+            except (TimeoutError, RuntimeError) as error:
+                raise RuntimeError(f"{error}\n{console.read_text(errors='replace')[-4000:]}") from error
         machine._cleanup = cleanup.pop_all()
     return machine
 
 
-def _children(process: int) -> list[int]:
-    return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii").split()))
+def _start(groups: Iterable[Path]) -> list[str]:
+    """What starts systemd-nspawn: in its control groups, and in a process namespace that does not outlive its keeper, so
+    that the kernel takes all of the machine away should this process be killed."""
+    enter = "".join(f"echo $$ > {shlex.quote(str(group / 'cgroup.procs'))}; " for group in groups)
+    keep = ["setpriv", "--pdeathsig", "SIGKILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    return ["sh", "-c", enter + 'exec "$@"', "sh", *keep]
 
 
-def _kill(nspawn: subprocess.Popen[bytes]) -> None:
-    """The first process of a process namespace dies only after all the others, and what waits for it ends after it."""
-    if nspawn.poll() is None:
-        for first in _children(nspawn.pid):
-            os.kill(first, signal.SIGKILL)
-        nspawn.wait(timeout=BOOT_SECONDS)
+def _nspawn(name: str, root: Path) -> list[str]:
+    # --register, --keep-unit: neither a machined nor a service manager is needed outside of it.
+    where = [f"--machine={name}", f"--directory={root}", "--settings=no", "--register=no", "--keep-unit"]
+    alone = ["--private-network", "--link-journal=no", "--resolv-conf=off", "--timezone=off"]
+    return ["systemd-nspawn", "--boot", *where, *alone, "--console=pipe", "--notify-ready=yes"]
 
 
 def _overlay(folder: Path, cleanup: ExitStack) -> Path:
@@ -228,20 +201,16 @@ def _overlay(folder: Path, cleanup: ExitStack) -> Path:
 
 def _control_groups(name: str, cleanup: ExitStack) -> list[Path]:
     """A control group for the machine in each hierarchy that its systemd will manage, gone with all that runs in it."""
+    hybrid = _CGROUPS / "unified"
+    hierarchies = {"": hybrid if hybrid.is_dir() else _CGROUPS, "name=systemd": _CGROUPS / "systemd"}
     groups = []
     for line in Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines():
         _, controllers, own = line.split(":", 2)
-        mounted = {"": _unified(), "name=systemd": _CGROUP_ROOT / "systemd"}.get(controllers)
-        if mounted is not None:
-            groups.append(mounted / own.lstrip("/") / name)
+        if controllers in hierarchies:
+            groups.append(hierarchies[controllers] / own.lstrip("/") / name)
             groups[-1].mkdir()
             cleanup.callback(_remove_group, groups[-1])
     return groups
-
-
-def _unified() -> Path:
-    hybrid = _CGROUP_ROOT / "unified"
-    return hybrid if hybrid.is_dir() else _CGROUP_ROOT
 
 
 def _remove_group(group: Path) -> None:
@@ -249,17 +218,11 @@ def _remove_group(group: Path) -> None:
         os.rmdir(folder)
 
 
-def _visible(paths: Iterable[Path]) -> list[Path]:
-    """The folders without those inside others of them."""
-    kept: list[Path] = []
-    for path in sorted({path.resolve() for path in paths}):
-        if not any(path.is_relative_to(other) for other in kept):
-            kept.append(path)
-    return kept
-
-
-def _path() -> str:
-    return os.pathsep.join(["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
+def _hidden(paths: Iterable[Path]) -> list[Path]:
+    """Those folders that the overlay does not show: on other filesystems, or below what systemd mounts anew."""
+    here = Path("/").stat().st_dev
+    anew = (Path("/tmp"), Path("/run"))
+    return [path for path in paths if path.stat().st_dev != here or any(path.is_relative_to(top) for top in anew)]
 
 
 def _await_ready(notifications: socket.socket) -> None:
@@ -272,6 +235,31 @@ def _await_ready(notifications: socket.socket) -> None:
             return
         if "STOPPING=1" in facts:
             raise RuntimeError("systemd-nspawn gave up")
+
+
+def _leader(nspawn: subprocess.Popen[bytes]) -> int:
+    (keeper,) = _children(nspawn.pid)
+    (leader,) = _children(keeper)
+    return leader
+
+
+def _require_running(machine: Machine) -> None:
+    asked = machine.run("systemctl", "is-system-running", "--wait", check=False, timeout=BOOT_SECONDS)
+    if (state := asked.stdout.strip()) != "running":
+        failed = machine.run("systemctl", "--failed", "--no-legend", "--plain", check=False).stdout
+        raise RuntimeError(f"the machine is {state}: {failed}")
+
+
+def _children(process: int) -> list[int]:
+    return list(map(int, Path(f"/proc/{process}/task/{process}/children").read_text(encoding="ascii").split()))
+
+
+def _kill(nspawn: subprocess.Popen[bytes]) -> None:
+    """The first process of a process namespace dies only after all the others, and what waits for it ends after it."""
+    if nspawn.poll() is None:
+        for first in _children(nspawn.pid):
+            os.kill(first, signal.SIGKILL)
+        nspawn.wait(timeout=BOOT_SECONDS)
 
 
 def python_folders() -> list[Path]:
