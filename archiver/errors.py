@@ -3,9 +3,9 @@
 The first line of a class's docstring is its message template, filled from the keyword arguments of the constructor;
 `hint` says what to do about it. Exit codes are stable and documented in docs/operations.md:
 
-0 done | 1 done, with warnings (some files were skipped or refused) | 2 usage or configuration | 3 the catalog | 4 a
-tier 5 a record, a placeholder or a held original | 6 models | 7 the system (permissions, disk, another instance) | 130
-interrupted
+0 done | 1 done, with warnings (some files were refused or failed) | 2 usage or configuration | 3 the catalog
+4 a tier | 5 a record, a placeholder or a held original | 6 models | 7 the system (permissions, disk, another instance)
+130 interrupted
 """
 
 from __future__ import annotations
@@ -40,11 +40,9 @@ class ArchiverError(Exception):
     @property
     def kind(self) -> str:
         """What sort of failure it is, in a word or two, the same for every file: "file open", "too small"."""
-        return (
-            str(self.facts["reason"])
-            if isinstance(self, ImageRefused)
-            else _WORDS.sub(" ", type(self).__name__).lower()
-        )
+        if isinstance(self, ImageRefused):
+            return str(self.facts["reason"])
+        return _WORDS.sub(" ", type(self).__name__).lower()
 
     def __reduce__(self) -> tuple[object, ...]:
         return _rebuild, (type(self), self.facts)

@@ -21,7 +21,8 @@ def from_ycocg(planes: NDArray[np.int32]) -> NDArray[np.uint8]:
     middle = luma - (lime >> 1)
     green = lime + middle
     blue = middle - (orange >> 1)
-    return np.clip(np.stack([blue + orange, green, blue], -1), 0, 255).astype(np.uint8)
+    rgb: NDArray[np.int32] = np.clip(np.stack([blue + orange, green, blue], -1), 0, 255)
+    return rgb.astype(np.uint8)
 
 
 def shrink(pixels: NDArray[np.uint8], columns: int, rows: int) -> NDArray[np.uint8]:
@@ -40,4 +41,5 @@ def _box(size: int, cells: int) -> NDArray[np.float64]:
     edges = np.arange(cells + 1) * (size / cells)
     pixels = np.arange(size)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    return np.clip(overlap, 0, None) / (size / cells)
+    shares: NDArray[np.float64] = np.clip(overlap, 0, None) / (size / cells)
+    return shares

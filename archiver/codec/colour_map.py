@@ -1,9 +1,9 @@
 """Colour maps: a picture's mean colours on a small grid, quantised, predicted and entropy-coded.
 
 The schemes of the papers use a 16x16 map and do not say how it is coded; all of this is ours. Luma and two chromas
-(YCoCg-R) are quantised to even steps, each sample is predicted from its west, north and north-west neighbours (the median
-edge detector of JPEG-LS, ITU-T T.87), and the residual is coded under a two-sided geometric model whose spread follows
-the neighbourhood's activity and what was seen in the same activity class before.
+(YCoCg-R) are quantised to even steps, each sample is predicted from its west, north and north-west neighbours (the
+median edge detector of JPEG-LS, ITU-T T.87), and the residual is coded under a two-sided geometric model whose spread
+follows the neighbourhood's activity and what was seen in the same activity class before.
 
     rows varint | columns varint | luma step 1 | chroma step 1 | range-coded: luma, then Co, then Cg, row by row
 """
@@ -31,10 +31,9 @@ def encode(colours: NDArray[np.uint8], luma_step: int, chroma_step: int) -> byte
     rows, columns, _ = colours.shape
     if not (1 <= rows <= MAX_SIDE and 1 <= columns <= MAX_SIDE and 1 <= min(luma_step, chroma_step) <= 255):
         raise ValueError(f"no colour map of {columns}x{rows} cells in steps of {luma_step} and {chroma_step}")
-    steps = (luma_step, chroma_step, chroma_step)
     planes = to_ycocg(colours)
     writer = SymbolWriter()
-    for channel, step in enumerate(steps):
+    for channel, step in enumerate((luma_step, chroma_step, chroma_step)):
         levels = (2 * planes[..., channel] + step) // (2 * step)  # to the nearest, in integers
         _walk(writer, levels.tolist(), *_level_range(channel, step))
     return varint(rows) + varint(columns) + bytes((luma_step, chroma_step)) + writer.to_bytes()
@@ -46,11 +45,7 @@ def decode(payload: bytes) -> NDArray[np.uint8]:
     Raises RecordCorrupt.
     """
     reader = FieldReader(payload)
-    rows = reader.varint("the colour map's rows", 1, MAX_SIDE)
-    columns = reader.varint("the colour map's columns", 1, MAX_SIDE)
-    luma_step, chroma_step = reader.byte("the luma step"), reader.byte("the chroma step")
-    if not luma_step or not chroma_step:
-        raise RecordCorrupt(problem="the colour map has no step")
+    rows, columns, luma_step, chroma_step = _read_head(reader)
     symbols = SymbolReader(reader.rest())
     planes = np.empty((rows, columns, 3), np.int32)
     for channel, step in enumerate((luma_step, chroma_step, chroma_step)):
@@ -58,6 +53,23 @@ def decode(payload: bytes) -> NDArray[np.uint8]:
         _walk(symbols, levels, *_level_range(channel, step))
         planes[..., channel] = np.array(levels, np.int32) * step
     return from_ycocg(planes)
+
+
+def steps(payload: bytes) -> tuple[int, int]:
+    """The luma and chroma steps of a payload.
+
+    Raises RecordCorrupt.
+    """
+    return _read_head(FieldReader(payload))[2:]
+
+
+def _read_head(reader: FieldReader) -> tuple[int, int, int, int]:
+    rows = reader.varint("the colour map's rows", 1, MAX_SIDE)
+    columns = reader.varint("the colour map's columns", 1, MAX_SIDE)
+    luma_step, chroma_step = reader.byte("the luma step"), reader.byte("the chroma step")
+    if not luma_step or not chroma_step:
+        raise RecordCorrupt(problem="the colour map has no step")
+    return rows, columns, luma_step, chroma_step
 
 
 def _level_range(channel: int, step: int) -> tuple[int, int]:

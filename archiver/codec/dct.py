@@ -1,7 +1,7 @@
 """Colour maps as the low-frequency coefficients of an orthonormal 2-D DCT, quantised and entropy-coded.
 
-The side information of G-COCLICO (Bordin & Maugey, arXiv 2404.06865): a known linear map of the picture, which the decoder
-steers by. Which coefficients, their step and their model are ours.
+The side information of G-COCLICO (Bordin & Maugey, arXiv 2404.06865): a known linear map of the picture, which the
+decoder steers by. Which coefficients, their step and their model are ours.
 
     rows varint | columns varint | kept luma 1 | kept chroma 1 | luma step 1 | chroma step 1
     range-coded: luma, Co, Cg; kept coefficients of each in order of rising frequency
@@ -65,7 +65,7 @@ class LowFrequencies:
 def basis(size: int) -> NDArray[np.float64]:
     """The orthonormal DCT-II (size, size): coefficients = basis @ samples, samples = basis.T @ coefficients."""
     frequency, place = np.arange(size)[:, None], np.arange(size)[None, :]
-    rows = np.cos(np.pi * (2 * place + 1) * frequency / (2 * size)) * np.sqrt(2 / size)
+    rows: NDArray[np.float64] = np.cos(np.pi * (2 * place + 1) * frequency / (2 * size)) * np.sqrt(2 / size)
     rows[0] = np.sqrt(1 / size)
     rows.setflags(write=False)
     return rows

@@ -1,9 +1,10 @@
 """Embeddings as a rotated, scalar-quantised direction and a norm; needs no training corpus.
 
-A random orthogonal rotation spreads every embedding evenly over all dimensions, after which a few levels a dimension code
-its direction nearly as well as a vector quantiser would: RaBitQ (Gao & Long, arXiv 2405.12497) with one bit, its extension
-(Gao et al., arXiv 2409.09913) with more, from which the search for the best scale is taken. What is decoded is the coded
-direction at the stored norm. Ours: the rotation by sign flips and DCTs, three levels, the logarithmic norm.
+A random orthogonal rotation spreads every embedding evenly over all dimensions, after which a few levels a dimension
+code its direction nearly as well as a vector quantiser would: RaBitQ (Gao & Long, arXiv 2405.12497) with one bit, its
+extension (Gao et al., arXiv 2409.09913) with more, from which the search for the best scale is taken. What is decoded
+is the coded direction at the stored norm. Ours: the rotation by sign flips and DCTs, three levels, the logarithmic
+norm.
 
     levels and rotation 1 (4 bits each) | dimensions varint | norm 1 | direction, base `levels`, most significant first
 """
@@ -57,7 +58,8 @@ def quantise(vector: NDArray[np.float32], levels: int, rotation: int = 0) -> Emb
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     rotated = rotate(vector.astype(np.float64), rotation)
     deviation = float(np.sqrt(np.mean(rotated**2))) or 1.0
-    # Gaussian samples are best cut within about +-3 deviations; the best cell size depends on the levels and the vector.
+    # Gaussian samples are best cut within about +-3 deviations; the best cell size depends on the levels and the
+    # vector.
     candidates = (_nearest(rotated / (deviation * cell), levels) for cell in np.geomspace(0.3, 2.0, _SCALES))
     best = max(candidates, key=lambda codes: _cosine(_grid(codes, levels), rotated))
     return EmbeddingCode(levels, rotation, _norm_of(_norm_byte(norm)), best)
@@ -97,7 +99,7 @@ def decode(payload: bytes) -> EmbeddingCode:
 def rotate(vectors: NDArray[np.float64], rotation: int) -> NDArray[np.float64]:
     """Apply orthogonal rotation number `rotation` to vectors (..., D)."""
     for signs in _signs(vectors.shape[-1], rotation):
-        vectors = (vectors * signs) @ basis(vectors.shape[-1]).T
+        vectors = np.matmul(vectors * signs, basis(vectors.shape[-1]).T)
     return vectors
 
 
@@ -118,7 +120,7 @@ def _signs(dimensions: int, rotation: int) -> tuple[NDArray[np.float64], ...]:
 
 def _grid(codes: NDArray[np.uint8], levels: int) -> NDArray[np.float64]:
     """Evenly spaced values, symmetric about zero, one apart."""
-    return codes - (levels - 1) / 2
+    return codes.astype(np.float64) - (levels - 1) / 2
 
 
 def _nearest(scaled: NDArray[np.float64], levels: int) -> NDArray[np.uint8]:
@@ -131,7 +133,8 @@ def _cosine(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
 
 
 def _digit_bytes(dimensions: int, levels: int) -> int:
-    return ((levels**dimensions - 1).bit_length() + 7) // 8
+    largest: int = levels**dimensions - 1
+    return (largest.bit_length() + 7) // 8
 
 
 def _norm_byte(norm: float) -> int:

@@ -57,7 +57,7 @@ class SymbolWriter:
 
         constriction rounds up to 32-bit words; on maps of a hundred bytes the two bytes saved on average matter.
         """
-        position, (lower, width) = self._coder.pos()
+        position, (lower, width) = self._coder.pos()  # of 32-bit words, and the 64-bit state
         bits = _WORD * position + _STATE
         words = self._coder.get_compressed()
         value = int.from_bytes(words.astype(">u4").tobytes(), "big") << max(0, bits - _WORD * len(words))
@@ -67,7 +67,7 @@ class SymbolWriter:
             unit = 1 << (bits - 8 * count)
             candidate = -(-low // unit)
             if candidate * unit < low + width:
-                return candidate.to_bytes(count, "big")
+                return bytes(candidate.to_bytes(count, "big"))
         raise AssertionError("an interval of the range coder holds no number")
 
 

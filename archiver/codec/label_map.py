@@ -1,8 +1,9 @@
 """Label maps, coded without loss: the set of labels, then each cell by its neighbours that are already coded.
 
-A cell nearly always has the label of one of its four known neighbours. Which of them are equal (15 possible patterns) is
-the context; within a context the choice between the distinct neighbours and "another label" has adaptive integer counts,
-whose start was counted on maps of 240 photographs. The method is ours; the paper's scheme asks only for a lossless map.
+A cell nearly always has the label of one of its four known neighbours. Which of them are equal (15 possible patterns)
+is the context; within a context the choice between the distinct neighbours and "another label" has adaptive integer
+counts, whose start was counted on maps of 240 photographs. The method is ours; the paper's scheme asks only for a
+lossless map.
 
     words varint | rows varint | columns varint | range-coded: number of labels, label set, cells row by row
 """
@@ -20,9 +21,9 @@ from archiver.codec.fields import FieldReader, varint
 MAX_WORDS = 256
 MAX_SIDE = 128
 
-# Pattern of the neighbours west, north, north-east, north-west (numbered by first appearance) -> weights of the distinct
-# neighbours in that order, then of another label. They sum to about 1000, so that one more occurrence, 10, counts as 1 in
-# 100. Part of the format: a change needs a new version of the record.
+# Pattern of the neighbours west, north, north-east, north-west (numbered by first appearance) -> weights of the
+# distinct neighbours in that order, then of another label. They sum to about 1000, so that one more occurrence, 10,
+# counts as 1 in 100. Part of the format: a change needs a new version of the record.
 _START: dict[tuple[int, ...], tuple[int, ...]] = {
     (0, 0, 0, 0): (978, 22),
     (0, 0, 0, 1): (987, 1, 12),

@@ -1,7 +1,7 @@
 """The record: what is left of a picture, as self-delimiting, checksummed bytes.
 
     magic 2 | version and scheme 1 (4 bits each) | length of all that follows, varint
-    profile 8 | seed 4 | width varint | height varint | grid columns varint | grid rows varint | steering 3..5
+    profile 8 | seed 4 | width varint | height varint | grid columns varint | grid rows varint | steering 3..7
     sections: kind 1 | length varint | payload ...                                   until the checksum
     CRC-32 of everything before it, 4
 
@@ -73,13 +73,26 @@ class Sampler(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class LinearGuidance:
+    """How a known linear map of the picture steers (docs/schemes.md).
+
+    strength: gamma, 0..1 in 1/255. cutoff: which of the latent grid's frequencies are steered, share of the highest,
+    0..1 in 1/255. pixel_steps: at how many of the last steps the pixels' mean colours are corrected, 0..255.
+    """
+
+    strength: float
+    cutoff: float
+    pixel_steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Steering:
     """How the decoder is to be driven; part of the record, so that later defaults never change an old record's picture.
 
     steps: solver steps over the whole range of times, 1..255.
     guidance: classifier-free guidance scale, 0..15.9 in sixteenths; 1 is none.
-    start: time at which decoding starts, share of T in 1/255, from the noised colour map (SDEdit); None: pure noise at T.
-    strength: gamma of linear guidance, 0..1 in 1/255; None: no linear guidance.
+    start: time at which decoding starts from the noised colour map (SDEdit), share of T in 1/255; None: from noise at
+    T. linear: guidance by a known linear map, or None.
     colours_condition: whether the colour map is also given to the network as a trained condition [ours].
     """
 
@@ -87,14 +100,17 @@ class Steering:
     steps: int
     guidance: float
     start: float | None = None
-    strength: float | None = None
+    linear: LinearGuidance | None = None
     colours_condition: bool = False
 
     def to_bytes(self) -> bytes:
-        """3 to 5 bytes: flags, steps, guidance, then start and strength where there are any."""
-        flags = self.sampler | (self.start is not None) << 4 | (self.strength is not None) << 5
+        """3 to 7 bytes: flags, steps, guidance, then what there is of start and linear guidance."""
+        flags = self.sampler | (self.start is not None) << 4 | (self.linear is not None) << 5
         out = bytearray((flags | self.colours_condition << 6, self.steps, _level(self.guidance, 16)))
-        out += bytes(_level(value, 255) for value in (self.start, self.strength) if value is not None)
+        if self.start is not None:
+            out.append(_level(self.start, 255))
+        if self.linear is not None:
+            out += bytes((_level(self.linear.strength, 255), _level(self.linear.cutoff, 255), self.linear.pixel_steps))
         return bytes(out)
 
     @classmethod
@@ -103,17 +119,17 @@ class Steering:
 
         Raises RecordCorrupt.
         """
-        flags = reader.byte("the steering")
+        flags, steps, guidance = reader.take(3, "the steering")
         if flags & 0x80 or flags & 0x0F not in tuple(Sampler):
             raise RecordCorrupt(problem=f"steering {flags:#04x} is unknown")
-        steps, guidance = reader.byte("the steps"), reader.byte("the guidance") / 16
-        if not steps:
-            raise RecordCorrupt(problem="it asks for no steps at all")
         start = reader.byte("the start") / 255 if flags & 0x10 else None
-        if start == 0:
-            raise RecordCorrupt(problem="decoding starts at its end")
-        strength = reader.byte("the strength") / 255 if flags & 0x20 else None
-        return cls(Sampler(flags & 0x0F), steps, guidance, start, strength, bool(flags & 0x40))
+        if not steps or start == 0:
+            raise RecordCorrupt(problem="it asks for no steps at all")
+        linear = None
+        if flags & 0x20:
+            strength, cutoff, pixel_steps = reader.take(3, "the linear guidance")
+            linear = LinearGuidance(strength / 255, cutoff / 255, pixel_steps)
+        return cls(Sampler(flags & 0x0F), steps, guidance / 16, start, linear, bool(flags & 0x40))
 
     def rounded(self) -> Steering:
         """The nearest steering that a record can hold.
@@ -136,6 +152,10 @@ class Section:
 
     kind: SectionKind
     payload: bytes
+
+    def to_bytes(self) -> bytes:
+        """Kind, length, payload."""
+        return bytes((self.kind,)) + varint(len(self.payload)) + self.payload
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +193,7 @@ class Record:
             body += varint(number)
         body += self.steering.to_bytes()
         for section in self.sections:
-            body += bytes((section.kind,)) + varint(len(section.payload)) + section.payload
+            body += section.to_bytes()
         head = MAGIC + bytes((VERSION << 4 | self.scheme,)) + varint(len(body) + _CHECKSUM_BYTES)
         return head + body + zlib.crc32(head + body).to_bytes(_CHECKSUM_BYTES, "big")
 

@@ -1,0 +1,86 @@
+"""A record told in words: its fields, what each part costs, and bits per pixel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from archiver.codec import colour_map, dct, embedding, label_map
+from archiver.codec.record import Record, Section, SectionKind, Steering
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a record: its name, its bytes, what it says."""
+
+    name: str
+    size: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """All parts of a record, which add up to `size` bytes; `bits_per_pixel` of the source's pixels."""
+
+    size: int
+    bits_per_pixel: float
+    parts: tuple[Part, ...]
+
+
+def explain(record: Record) -> Explanation:
+    """Name every part of a record with its bytes.
+
+    Raises RecordCorrupt.
+    """
+    size = len(record.to_bytes())
+    sections = tuple(_section(section) for section in record.sections)
+    steering = len(record.steering.to_bytes())
+    source = f"{record.width}x{record.height} pixels, latent grid {record.grid[0]}x{record.grid[1]}"
+    known = [
+        Part("profile", len(record.profile), record.profile.hex()),
+        Part("seed", 4, f"{record.seed:#010x}"),
+        Part("steering", steering, _steering(record.steering)),
+        *sections,
+        Part("checksum", 4, "CRC-32"),
+    ]
+    header = Part("header", size - sum(part.size for part in known), f"scheme {record.scheme.label}, {source}")
+    return Explanation(size, 8 * size / (record.width * record.height), (header, *known))
+
+
+def _steering(steering: Steering) -> str:
+    words = [f"{steering.sampler.name.lower()}, {steering.steps} steps, guidance {steering.guidance:g}"]
+    if steering.start is not None:
+        words.append(f"from the colour map at t = {steering.start:.2f} T")
+    if steering.linear is not None:
+        words.append(f"linear guidance {steering.linear.strength:.2f}")
+    if steering.colours_condition:
+        words.append("colours as a condition")
+    return ", ".join(words)
+
+
+def _section(section: Section) -> Part:
+    return Part(section.kind.name.lower().replace("_", " "), len(section.to_bytes()), _content(section))
+
+
+def _content(section: Section) -> str:
+    match section.kind:
+        case SectionKind.EMBEDDING:
+            code = embedding.decode(section.payload)
+            return f"{code.codes.size} dimensions, {code.levels} levels each, norm {code.norm:.3g}"
+        case SectionKind.LABEL_MAP:
+            labels = label_map.decode(section.payload)
+            return f"{labels.shape[1]}x{labels.shape[0]} cells, {len(set(labels.flat))} labels"
+        case SectionKind.COLOUR_MAP:
+            rows, columns, _ = colour_map.decode(section.payload).shape
+            return "{}x{} cells, luma in steps of {}, chroma of {}".format(
+                columns, rows, *colour_map.steps(section.payload)
+            )
+        case SectionKind.COLOUR_DCT:
+            known = dct.decode(section.payload)
+            luma, chroma = int(known.mask[0].sum()), int(known.mask[1].sum())
+            return (
+                f"{luma} luma and 2 x {chroma} chroma coefficients of {known.mask.shape[2]}x{known.mask.shape[1]} cells"
+            )
+        case SectionKind.REGION_COLOURS:
+            return "coarse colours, refined by label region"
+        case SectionKind.ATTENTION_MAP:
+            return "attention map"

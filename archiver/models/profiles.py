@@ -1,0 +1,118 @@
+"""What a profile is: named, pinned weights, the schemes that they can code and how they are best driven."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from archiver.codec.record import FINGERPRINT_BYTES, LinearGuidance, Sampler, Scheme, Steering
+from archiver.errors import ProfileInvalid, ProfileUnknown
+
+PROFILE_FILE = "profile.toml"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_TOML = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """One safetensors file, pinned by its SHA-256 (hexadecimal)."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """How a scheme is driven under a preset's name."""
+
+    name: str
+    scheme: Scheme
+    steering: Steering
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileInfo:
+    """A profile as its `profile.toml` describes it.
+
+    long_side: working size in pixels; sides are multiples of `multiple`, the pixels of a latent cell.
+    words: how many label words there are. schemes: those that it codes. presets: its own, beside those of
+    codec.schemes.
+    """
+
+    name: str
+    licence: str
+    long_side: int
+    multiple: int
+    words: int
+    files: tuple[WeightFile, ...]
+    schemes: tuple[Scheme, ...]
+    presets: tuple[Preset, ...]
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 (32 bytes) over the files' hashes and names, by name: it changes when any weight does."""
+        lines = (f"{file.sha256}  {file.name}\n" for file in sorted(self.files, key=lambda file: file.name))
+        return hashlib.sha256("".join(lines).encode()).digest()
+
+    @property
+    def key(self) -> bytes:
+        """The first 8 bytes of the fingerprint, which records carry."""
+        return self.fingerprint[:FINGERPRINT_BYTES]
+
+
+def read_profile(directory: Path) -> ProfileInfo:
+    """Read the `profile.toml` in `directory`; the weights are not touched.
+
+    Raises ProfileUnknown (there is none) or ProfileInvalid (it does not say what it must).
+    """
+    path = directory / PROFILE_FILE
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_TOML)
+    except FileNotFoundError:
+        raise ProfileUnknown(profile=directory.name) from None
+    try:
+        return _parse(tomllib.loads(text.decode("utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise ProfileInvalid(path=path, problem=f"{type(problem).__name__}: {problem}") from problem
+
+
+def _parse(raw: dict[str, Any]) -> ProfileInfo:
+    name = str(raw["name"])
+    files = tuple(WeightFile(str(file["name"]), str(file["sha256"])) for file in raw["files"])
+    for file in files:
+        # Names become paths, hashes become names: nothing else may pass.
+        if (
+            not _NAME.fullmatch(file.name)
+            or not file.name.endswith(".safetensors")
+            or not _SHA256.fullmatch(file.sha256)
+        ):
+            raise ValueError(f"file {file.name!r} with hash {file.sha256!r}")
+    if not _NAME.fullmatch(name) or not files or len({file.name for file in files}) != len(files):
+        raise ValueError("a name and one or more files with different names are needed")
+    return ProfileInfo(
+        name=name,
+        licence=str(raw["licence"]),
+        long_side=int(raw["long_side"]),
+        multiple=int(raw["downscale"]),
+        words=int(raw["words"]),
+        files=files,
+        schemes=tuple(Scheme.parse(label) for label in raw["schemes"]) if "schemes" in raw else tuple(Scheme),
+        presets=tuple(
+            Preset(preset, Scheme.parse(label), _steering(keys))
+            for preset, schemes in raw.get("presets", {}).items()
+            for label, keys in schemes.items()
+        ),
+    )
+
+
+def _steering(raw: dict[str, Any]) -> Steering:
+    keys = dict(raw)
+    linear = keys.pop("linear", None)
+    keys["sampler"] = Sampler[str(keys["sampler"]).upper().replace("-", "_")]
+    return Steering(**keys, linear=LinearGuidance(**linear) if linear is not None else None).rounded()

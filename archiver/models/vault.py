@@ -1,0 +1,270 @@
+"""The vault: every profile that a live record needs, content-addressed, verified, never lost by accident.
+
+    objects/<sha256>                 one weight file
+    profiles/<fingerprint>/          profile.toml and a relative link for each weight file
+    incoming/                        what is being brought in; what a crash left there is cleared by the next change
+
+A profile appears by one rename after all its objects are durable, so there is never half a profile. Old profiles stay
+when an upgrade ships new weights: records name theirs by its fingerprint.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from archiver.errors import ProfileInUse, ProfileInvalid, ProfileUnknown, WeightsDamaged
+from archiver.models.profiles import PROFILE_FILE, ProfileInfo, WeightFile, read_profile
+
+PACKAGED = Path(__file__).with_name("embedded") / "weights"
+_CHUNK = 1 << 20
+_MAX_IMPORT = 64 << 30  # bytes of one weight file that an import unpacks
+
+
+class Vault:
+    """The profiles of one installation, in a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._objects = path / "objects"
+        self._profiles = path / "profiles"
+        self._incoming = path / "incoming"
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def list(self) -> tuple[ProfileInfo, ...]:
+        """All profiles, in the order in which they came."""
+        return tuple(read_profile(folder) for folder in self._folders())
+
+    def find(self, key: bytes) -> ProfileInfo:
+        """The profile whose fingerprint begins with `key`, as a record names it.
+
+        Raises ProfileUnknown.
+        """
+        return read_profile(self.directory(key))
+
+    def directory(self, key: bytes) -> Path:
+        """The folder with `profile.toml` and the weights of the profile whose fingerprint begins with `key`.
+
+        Raises ProfileUnknown.
+        """
+        for folder in self._folders():
+            if folder.name.startswith(key.hex()):
+                return folder
+        raise ProfileUnknown(profile=key.hex())
+
+    def named(self, name: str) -> ProfileInfo:
+        """The profile of this name, the newest if there are several, or of this fingerprint (8 or more digits).
+
+        Raises ProfileUnknown.
+        """
+        infos = self.list()
+        for info in reversed(infos):
+            if info.name == name or (len(name) >= 8 and info.fingerprint.hex().startswith(name)):
+                return info
+        raise ProfileUnknown(profile=name)
+
+    def holds(self, key: bytes) -> bool:
+        """Whether the weights that a record names are all there."""
+        try:
+            self.require(key)
+        except (ProfileUnknown, WeightsDamaged):
+            return False
+        return True
+
+    def require(self, key: bytes) -> None:
+        """Prove that the weights that a record names are all there; cheap, their content is not read.
+
+        Raises ProfileUnknown or WeightsDamaged.
+        """
+        folder = self.directory(key)
+        for file in read_profile(folder).files:
+            if not (folder / file.name).is_file():
+                raise WeightsDamaged(path=folder / file.name)
+
+    def verify(self, profile: ProfileInfo) -> None:
+        """Read every weight file of a profile and compare it with its pin.
+
+        Raises ProfileUnknown or WeightsDamaged.
+        """
+        folder = self.directory(profile.fingerprint)
+        for file in profile.files:
+            path = folder / file.name
+            if not path.is_file() or _sha256(path) != file.sha256:
+                raise WeightsDamaged(path=path)
+
+    # -- changing ------------------------------------------------------------------------------------------------------
+
+    def install_embedded(self) -> tuple[ProfileInfo, ...]:
+        """Bring the weights that ship with this package into the vault; profiles that are there already stay.
+
+        Raises ProfileUnknown where this installation ships none, WeightsDamaged where they are not what they should be.
+        """
+        return (self.import_directory(PACKAGED),)
+
+    def import_directory(self, source: Path) -> ProfileInfo:
+        """Bring in a folder with `profile.toml` and the weights that it pins; a profile that is here and whole stays as
+        it is.
+
+        Raises ProfileUnknown, ProfileInvalid, WeightsDamaged, OSError.
+        """
+        with self._changing():
+            return self._bring_in(source)
+
+    def import_tar(self, source: Path) -> ProfileInfo:
+        """Bring in a profile that `export_tar` wrote.
+
+        Raises ProfileInvalid (not such a tar), WeightsDamaged, OSError.
+        """
+        with self._changing(), tempfile.TemporaryDirectory(dir=self._incoming) as folder:
+            try:
+                with tarfile.open(source, "r:") as tar:
+                    _unpack(tar, Path(folder))
+            except tarfile.TarError as problem:
+                raise ProfileInvalid(path=source, problem=problem) from problem
+            try:
+                return self._bring_in(Path(folder))
+            except ProfileUnknown:
+                raise ProfileInvalid(path=source, problem=f"it holds no {PROFILE_FILE}") from None
+
+    def export_tar(self, profile: ProfileInfo, target: Path) -> None:
+        """Write a profile as one uncompressed tar, verified first; `target` appears when it is whole.
+
+        Raises ProfileUnknown, WeightsDamaged, OSError.
+        """
+        self.verify(profile)
+        folder = self.directory(profile.fingerprint)
+        partial = target.with_name(f".{target.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
+                    for name in (PROFILE_FILE, *(weight.name for weight in profile.files)):
+                        tar.add(folder / name, name)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+        _sync_folder(target.parent)
+
+    def remove(self, profile: ProfileInfo, live_records: int) -> None:
+        """Delete a profile and what no other profile shares with it. `live_records`: how many records need it.
+
+        Raises ProfileInUse where any does, ProfileUnknown.
+        """
+        if live_records:
+            raise ProfileInUse(profile=profile.name, records=live_records)
+        folder = self.directory(profile.fingerprint)
+        with self._changing():
+            gone = Path(tempfile.mkdtemp(dir=self._incoming)) / folder.name
+            folder.rename(gone)
+            _sync_folder(self._profiles)
+            kept = {file.sha256 for info in self.list() for file in info.files}
+            for file in profile.files:
+                if file.sha256 not in kept:
+                    (self._objects / file.sha256).unlink(missing_ok=True)
+            self._clear_incoming()
+
+    # -- within --------------------------------------------------------------------------------------------------------
+
+    def _folders(self) -> tuple[Path, ...]:
+        """The profiles' folders, in the order in which they came."""
+        if not self._profiles.is_dir():
+            return ()
+        folders = (folder for folder in self._profiles.iterdir() if folder.is_dir())
+        return tuple(sorted(folders, key=lambda folder: (folder.stat().st_mtime_ns, folder.name)))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One process at a time; what a crash left in `incoming` is cleared."""
+        for folder in (self._objects, self._profiles, self._incoming):
+            folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._clear_incoming()
+            yield
+        finally:
+            os.close(lock)
+
+    def _clear_incoming(self) -> None:
+        for left in self._incoming.iterdir():
+            if left.is_dir():
+                shutil.rmtree(left)
+            else:
+                left.unlink()
+
+    def _bring_in(self, source: Path) -> ProfileInfo:
+        profile = read_profile(source)
+        for file in profile.files:
+            self._take_in(source / file.name, file)
+        self._publish(profile, (source / PROFILE_FILE).read_bytes())
+        return profile
+
+    def _take_in(self, source: Path, file: WeightFile) -> None:
+        """Copy one weight file to its object, hashed on the way; an object that is whole is left alone."""
+        target = self._objects / file.sha256
+        if target.is_file() and _sha256(target) == file.sha256:
+            return
+        if not source.is_file():
+            raise WeightsDamaged(path=source)
+        staged = self._incoming / file.sha256
+        digest = hashlib.sha256()
+        with source.open("rb") as reader, staged.open("wb") as writer:
+            while chunk := reader.read(_CHUNK):
+                digest.update(chunk)
+                writer.write(chunk)
+            writer.flush()
+            os.fchmod(writer.fileno(), 0o444)
+            os.fsync(writer.fileno())
+        if digest.hexdigest() != file.sha256:
+            raise WeightsDamaged(path=source)
+        staged.replace(target)
+        _sync_folder(self._objects)
+
+    def _publish(self, profile: ProfileInfo, toml: bytes) -> None:
+        folder = self._profiles / profile.fingerprint.hex()
+        if folder.is_dir():
+            return
+        staged = Path(tempfile.mkdtemp(dir=self._incoming))
+        staged.chmod(0o755)
+        with (staged / PROFILE_FILE).open("wb") as file:
+            file.write(toml)
+            file.flush()
+            os.fsync(file.fileno())
+        for weight in profile.files:
+            (staged / weight.name).symlink_to(Path("..", "..", "objects", weight.sha256))
+        _sync_folder(staged)
+        staged.rename(folder)
+        _sync_folder(self._profiles)
+
+
+def _unpack(tar: tarfile.TarFile, folder: Path) -> None:
+    """Unpack plain files at the top of a tar; anything else in it is refused."""
+    for member in tar:
+        if not member.isfile() or "/" in member.name or member.name.startswith(".") or member.size > _MAX_IMPORT:
+            raise tarfile.TarError(f"it holds {member.name!r}, which is not part of a profile")
+        stream = tar.extractfile(member)
+        assert stream is not None  # it is a plain file
+        with stream, (folder / member.name).open("xb") as file:
+            shutil.copyfileobj(stream, file, _CHUNK)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_folder(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
