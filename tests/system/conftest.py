@@ -40,6 +40,9 @@ def install(machine: Machine) -> None:
     machine.write("/etc/systemd/system/archiver.service.d/tiers.conf", f"[Service]\nReadWritePaths=-{TIER}\n")
     machine.write("/usr/local/bin/archiver", f'#!/bin/sh\nexec {sys.executable} -m archiver "$@"\n')
     machine.run("chmod", "0755", "/usr/local/bin/archiver")
+    # This checkout may lie in /tmp, and PrivateTmp= would hide it.
+    shown = " ".join(map(str, python_folders()))
+    machine.write("/etc/systemd/system/archiver.service.d/checkout.conf", f"[Service]\nBindReadOnlyPaths={shown}\n")
     # Where this interpreter lies in a folder of root's: the unit starts it as another user.
     ancestors = {str(parent) for folder in python_folders() for parent in folder.parents}
     machine.run("chmod", "o+x", *sorted(ancestors))

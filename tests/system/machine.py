@@ -172,8 +172,8 @@ def boot(
 
 
 def _start(groups: Iterable[Path]) -> list[str]:
-    """What starts systemd-nspawn: in its control groups, and in a process namespace that does not outlive its keeper, so
-    that the kernel takes all of the machine away should this process be killed."""
+    """What starts systemd-nspawn: in its control groups, and in a process namespace that does not outlive its keeper,
+    so that the kernel takes all of the machine away should this process be killed."""
     enter = "".join(f"echo $$ > {shlex.quote(str(group / 'cgroup.procs'))}; " for group in groups)
     keep = ["setpriv", "--pdeathsig", "SIGKILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
     return ["sh", "-c", enter + 'exec "$@"', "sh", *keep]
