@@ -1,4 +1,6 @@
-"""A file that carries its own record but has no row that says so: moved, copied, restored from a backup, or the catalog was lost."""
+"""A file that carries its own record but has no row that says so: moved, copied, restored from a backup, or the catalog
+was lost.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import os
 import time
 
 from archiver import formats
-from archiver.catalog.rows import Adopted, FileRow, State
+from archiver.catalog.rows import Adopted, FileRow, Holding, NewRecord, State
 from archiver.codec.record import Record
 from archiver.errors import PlaceholderDamaged
 from archiver.lifecycle.outcome import Outcome, Result
@@ -31,31 +33,35 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
             raise PlaceholderDamaged(path=subject.path, problem="it carries no record")
         if envelope.source.length != subject.stat.st_size:
             raise PlaceholderDamaged(path=subject.path, problem="its length is not that of the original it stands for")
-        Record.from_bytes(envelope.record)
-        placeholder = envelope.kind == "placeholder"
+        record = Record.from_bytes(envelope.record)
+        placeholder = envelope.kind is formats.Kind.PLACEHOLDER
         site.catalog.adopt(
             Adopted(
-                file_id=row.id,
-                expected=row.version,
+                NewRecord(
+                    file_id=row.id,
+                    expected=row.version,
+                    payload=envelope.record,
+                    sha256=envelope.source.sha256,
+                    profile=record.profile,
+                    scheme=record.scheme,
+                    format=envelope.source.format,
+                    width=envelope.source.width,
+                    height=envelope.source.height,
+                    metadata=metadata.to_bytes() if metadata else None,
+                ),
                 state=State.RELEASED if placeholder else State.RECALLED,
-                payload=envelope.record,
-                sha256=envelope.source.sha256,
-                metadata=metadata.to_bytes() or None,
-                format=envelope.source.format,
-                width=envelope.source.width,
-                height=envelope.source.height,
                 recalled_sha256=None if placeholder else fileops.sha256_of(subject.fd),
-                **_held(site, subject, envelope),
+                holding=_held(site, subject, envelope),
             )
         )
         return Outcome(subject.path, "adopt", Result.DONE, record_bytes=len(envelope.record))
 
 
-def _held(site: Site, subject: Subject, envelope: formats.Envelope) -> dict[str, object]:
+def _held(site: Site, subject: Subject, envelope: formats.Envelope) -> Holding | None:
     name = held_name(envelope.source.inode, envelope.source.sha256)
     try:
         stat = os.stat(name, dir_fd=subject.tier.holding_fd, follow_symlinks=False)
     except FileNotFoundError:
-        return {}
+        return None
     expires = int(time.time() + site.settings.release.grace.total_seconds())
-    return {"held_name": name, "held_size": stat.st_size, "expires_at": expires}
+    return Holding(name, stat.st_size, expires)

@@ -1,8 +1,10 @@
 """From resident to released, in batches that keep the model busy.
 
-    plan -> load (threads: open, inspect, hash, shrink) -> encode + trial decode (the model) -> gate + proof + commit + release (one thread)
+    plan -> load (threads: open, inspect, hash, shrink) -> encode, trial decode (the model)
+         -> gate, proof, commit, release (one thread)
 
-Each stage works on another batch at the same time, and no stage runs more than two batches ahead, so memory does not grow with the plan.
+Each stage works on another batch at the same time, and no stage runs more than two batches ahead, so memory does not
+grow with the plan.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from archiver import formats
-from archiver.catalog.rows import FileRow, NewRecord, State
+from archiver.catalog.rows import FileRow, NewRecord, Refused, State
 from archiver.codec.fidelity import FidelityReport
 from archiver.codec.picture import Picture
 from archiver.codec.record import Record, Scheme
 from archiver.config import GateSettings
-from archiver.errors import ArchiverError, GateFailed, HardLinked, ImageRefused, Pinned, from_os_error
-from archiver.formats import Envelope, Inspection, SourceFacts
+from archiver.errors import ArchiverError, FileModified, GateFailed, HardLinked, ImageRefused, Pinned, from_os_error
+from archiver.formats import Envelope, Inspection, Kind, Refusal, SourceFacts
 from archiver.lifecycle import plan as planning
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
@@ -61,7 +63,8 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file read once: everything that encoding and proving it needs, and none of its pixels beyond the working size."""
+    """A file read once: everything that encoding and proving it needs, and none of its pixels beyond the working size.
+    """
 
     task: Task
     inspection: Inspection
@@ -90,8 +93,8 @@ def archive(
 ) -> Tally:
     """Record and release what the rules call cold; with `paths`, those files now, whatever their age.
 
-    Every check and gate holds in both cases. A file that is refused or fails stays as it is, is reported, and the others go on.
-    Raises TierNotScanned, TierUnreachable, NotInAnyTier, NotTracked and the errors of the models.
+    Every check and gate holds in both cases. A file that is refused or fails stays as it is, is reported, and the
+    others go on. Raises TierNotScanned, TierUnreachable, NotInAnyTier, NotTracked and the errors of the models.
     """
     run = _Run(site, listener, stop or Event())
     for scheme_batch in _batches(_tasks(site, tiers, paths, limit), site.settings.model.batch):
@@ -101,9 +104,7 @@ def archive(
     return run.finish()
 
 
-def _tasks(
-    site: Site, tiers: Sequence[str] | None, paths: Sequence[Path] | None, limit: int | None
-) -> Iterator[Task]:
+def _tasks(site: Site, tiers: Sequence[str] | None, paths: Sequence[Path] | None, limit: int | None) -> Iterator[Task]:
     now = datetime.now(UTC)
     if paths is not None:
         for path in paths:
@@ -113,7 +114,6 @@ def _tasks(
         return
     for name, tier in site.tiers.items():
         if tiers is None or name in tiers:
-            tier.probe(site.catalog.tier(site.tier_ids[name]))
             for act in planning.plan(site.catalog, tier, site.settings, now, limit=limit):
                 yield Task(tier, act)
 
@@ -167,7 +167,7 @@ class _Run:
                 return None
             return _load(self.site, task)
         except ImageRefused as error:
-            if error.refusal is formats.Refusal.ALREADY_PLACEHOLDER or error.refusal is formats.Refusal.ALREADY_GENERATED:
+            if error.facts["reason"] in (Refusal.PLACEHOLDER, Refusal.GENERATED):
                 self._tell(self._guard(task, "adopt", lambda: adopt(self.site, task.tier, task.row)))
             else:
                 self._refuse(task, error)
@@ -198,10 +198,14 @@ class _Run:
         """Third stage, in its own thread: gate, proof, one commit for the batch, release."""
         passed = [item for item in batch if self._passes(item)]
         arrow("record.gated")
-        self.site.catalog.commit_records([_new_record(item) for item in passed])
+        ids = self.site.catalog.commit_records([_new_record(item) for item in passed])
         arrow("record.committed")
-        for item in passed:
+        for item, record_id in zip(passed, ids, strict=True):
             task = item.loaded.task
+            if record_id is None:
+                changed = FileModified(path=task.path, state=task.row.state.label)
+                self._tell(Outcome(task.path, "record", Result.REFUSED, changed.message, error=changed))
+                continue
             size = len(item.record.to_bytes())
             self._tell(Outcome(task.path, "record", Result.DONE, record_bytes=size, fidelity=item.fidelity))
             if task.act.action == "release":
@@ -219,7 +223,7 @@ class _Run:
         """The fidelity gate, and the proof that the generated image fits the file it will stand in."""
         try:
             require(item.loaded.task.act.gate, item.fidelity)
-            envelope = Envelope(kind="generated", record=item.record.to_bytes(), source=item.loaded.source)
+            envelope = Envelope(kind=Kind.GENERATED, record=item.record.to_bytes(), source=item.loaded.source)
             render(self.site, envelope, item.loaded.inspection.metadata, item.record, item.trial)
         except (GateFailed, ImageRefused) as error:
             self._refuse(item.loaded.task, error, item.fidelity)
@@ -227,7 +231,7 @@ class _Run:
         return True
 
     def _refuse(self, task: Task, error: ArchiverError, fidelity: FidelityReport | None = None) -> None:
-        self.site.catalog.refuse([(task.row.id, error.message)])
+        self.site.catalog.refuse([Refused(task.row.id, task.row.version, error.kind, error.message, task.act.rule)])
         self._tell(Outcome(task.path, "record", Result.REFUSED, error.message, fidelity=fidelity, error=error))
 
     def _guard(self, task: Task, act: str, do: Callable[[], Outcome]) -> Outcome:
@@ -248,7 +252,9 @@ class _Run:
 def require(gate: GateSettings, fidelity: FidelityReport) -> None:
     """Raises GateFailed naming the measure that is below its floor."""
     if fidelity.semantic < gate.semantic:
-        raise GateFailed(measure="semantic cosine", value=f"{fidelity.semantic:.2f}", floor=f"at least {gate.semantic:.2f}")
+        raise GateFailed(
+            measure="semantic cosine", value=f"{fidelity.semantic:.2f}", floor=f"at least {gate.semantic:.2f}"
+        )
     if gate.colour is not None and fidelity.colour > gate.colour:
         raise GateFailed(measure="colour error", value=f"{fidelity.colour:.1f}", floor=f"at most {gate.colour:.1f}")
     if gate.label_bce is not None and fidelity.label_bce is not None and fidelity.label_bce > gate.label_bce:
@@ -272,13 +278,14 @@ def _load(site: Site, task: Task) -> Loaded:
 
 def _new_record(item: Encoded) -> NewRecord:
     task, inspection = item.loaded.task, item.loaded.inspection
-    metadata = inspection.metadata.to_bytes()
     return NewRecord(
         file_id=task.row.id,
         expected=task.row.version,
         payload=item.record.to_bytes(),
         sha256=item.loaded.source.sha256,
-        metadata=metadata or None,
+        profile=item.record.profile,
+        scheme=item.record.scheme,
+        metadata=inspection.metadata.to_bytes() if inspection.metadata else None,
         rule=task.act.rule,
         format=inspection.format,
         width=inspection.width,

@@ -1,7 +1,8 @@
 """Named points between two steps of an act, where a test can kill the process.
 
-`ARCHIVER_KILL_AT=release.exchanged` (or `name:3` for the third time it is passed) ends the process there with SIGKILL, as a power cut or the
-kernel's out-of-memory killer would: nothing is flushed, no handler runs. Without the variable an arrow costs one comparison.
+`ARCHIVER_KILL_AT=release.exchanged` (or `name:3` for the third time it is passed) ends the process there with SIGKILL,
+as a power cut or the kernel's out-of-memory killer would: nothing is flushed, no handler runs. Without the variable an
+arrow costs one comparison.
 """
 
 from __future__ import annotations

@@ -16,8 +16,8 @@ from archiver.tiers.local import LocalTier
 def expire(site: Site, now: datetime, *, listener: Listener = ignore) -> Tally:
     """Delete every held original whose grace period is over at `now`.
 
-    An original is only deleted while its placeholder or recalled image still carries the record and the record's weights are in the
-    vault; otherwise it is the last copy of something and stays, with a warning.
+    An original is only deleted while its placeholder or recalled image still carries the record and the record's
+    weights are in the vault; otherwise it is the last copy of something and stays, with a warning.
     """
     tally = Tally()
     for held in site.catalog.holding_due(int(now.timestamp())):
@@ -51,12 +51,12 @@ def _expire_one(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
     try:
         stat = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
     except FileNotFoundError:
-        site.catalog.mark_expired(held.file_id)  # a crash came between the deletion and its note
+        site.catalog.mark_expired(held)  # a crash came between the deletion and its note
         return Outcome(path, "expire", Result.DONE, "was deleted already")
     if stat.st_size != held.size:
         raise HeldOriginalDamaged(path=path, held=tier.root / ".archiver" / "holding" / held.name)
     os.unlink(held.name, dir_fd=tier.holding_fd)
     arrow("expire.unlinked")
-    site.catalog.mark_expired(held.file_id)
+    site.catalog.mark_expired(held)
     arrow("expire.committed")
     return Outcome(path, "expire", Result.DONE, bytes_before=stat.st_blocks * 512)

@@ -1,7 +1,8 @@
 """What is under way on a tier, so that a crash leaves a short list instead of a search.
 
-One small file an act in `<root>/.archiver/journal/`, durable before the act touches anything and struck out when it is committed or taken back.
-It lives on the tier, not in the catalog, so that it always describes the files beside it, whatever happened to the catalog.
+One small file an act in `<root>/.archiver/journal/`, durable before the act touches anything and struck out when it is
+committed or taken back. It lives on the tier, not in the catalog, so that it always describes the files beside it,
+whatever happened to the catalog.
 """
 
 from __future__ import annotations

@@ -52,8 +52,7 @@ class Tally:
     def add(self, outcome: Outcome) -> None:
         self.counts[outcome.act, outcome.result] += 1
         if outcome.result in (Result.REFUSED, Result.FAILED):
-            # The part before the colon names the kind of refusal; what follows is particular to one file.
-            self.reasons[outcome.reason.partition(":")[0]] += 1
+            self.reasons[outcome.error.kind if outcome.error else outcome.reason] += 1
         if outcome.result is Result.DONE:
             self.bytes_before += outcome.bytes_before
             self.bytes_after += outcome.bytes_after

@@ -19,8 +19,8 @@ from archiver.tiers.scan import scan
 def rebuild(site: Site, *, listener: Listener = ignore, stop: Event | None = None) -> Tally:
     """Scan every tier, then open each resident file and adopt those that carry a record.
 
-    Safe on a catalog that is only partly lost: files it knows as released or recalled are left as they are. Can be interrupted and
-    run again. Raises TierUnreachable.
+    Safe on a catalog that is only partly lost: files it knows as released or recalled are left as they are. Can be
+    interrupted and run again. Raises TierUnreachable.
     """
     tally = Tally()
     for tier in site.tiers.values():

@@ -1,4 +1,6 @@
-"""From released to recalled: generate an image from the record and put it where the placeholder stands, in the same inode."""
+"""From released to recalled: generate an image from the record and put it where the placeholder stands, in the same
+inode.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,7 @@ from archiver import __version__, formats
 from archiver.catalog.rows import FileRow, State
 from archiver.codec.record import Record
 from archiver.errors import ArchiverError, NotReleased, PlaceholderDamaged, from_os_error
-from archiver.formats import Envelope, Label, Metadata
+from archiver.formats import Envelope, Kind, Label, Metadata
 from archiver.lifecycle import journal, reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
@@ -43,9 +45,7 @@ class _Request:
     resources: ExitStack
 
 
-def recall(
-    site: Site, paths: Sequence[Path], *, listener: Listener = ignore, stop: Event | None = None
-) -> Tally:
+def recall(site: Site, paths: Sequence[Path], *, listener: Listener = ignore, stop: Event | None = None) -> Tally:
     """Regenerate every released file among `paths` (files, or folders with all below them), in place.
 
     A file that cannot be recalled stays the placeholder that it is and is reported; the others go on.
@@ -112,7 +112,7 @@ def _read_placeholder(site: Site, subject: Subject) -> tuple[Envelope, Metadata]
     with subject.reader() as file:
         envelope = formats.read_envelope(file)
         metadata = formats.read_metadata(file)
-    if envelope is None or envelope.kind != "placeholder":
+    if envelope is None or envelope.kind is not Kind.PLACEHOLDER:
         raise PlaceholderDamaged(path=subject.path, problem="it carries no placeholder's record")
     if subject.row.record_id is None or site.catalog.record(subject.row.record_id).payload != envelope.record:
         raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
@@ -142,7 +142,12 @@ def _fill(site: Site, request: _Request, pixels: NDArray[np.uint8]) -> Outcome:
     journal.strike(tier.journal_fd, intent)
     after = fileops.allocated_bytes(subject.fd)
     return Outcome(
-        subject.path, "recall", Result.DONE, bytes_before=before, bytes_after=after, record_bytes=len(request.envelope.record)
+        subject.path,
+        "recall",
+        Result.DONE,
+        bytes_before=before,
+        bytes_after=after,
+        record_bytes=len(request.envelope.record),
     )
 
 
@@ -159,7 +164,7 @@ def render(site: Site, envelope: Envelope, metadata: Metadata, record: Record, p
         device=site.engine.device,
         version=__version__,
     )
-    generated = Envelope(kind="generated", record=envelope.record, source=envelope.source)
+    generated = Envelope(kind=Kind.GENERATED, record=envelope.record, source=envelope.source)
     image = formats.encode_exact(pixels, generated, metadata, label)
     if len(image) != envelope.source.length:
         raise AssertionError(f"{len(image)} bytes generated for a file of {envelope.source.length}")
@@ -169,8 +174,8 @@ def render(site: Site, envelope: Envelope, metadata: Metadata, record: Record, p
 def write_in_place(subject: Subject, image: bytes) -> None:
     """Overwrite a placeholder with the image of the same length, the first block last.
 
-    Until that block is written the file is a placeholder with its record; from then on it is the whole image. Space is claimed before
-    anything is written, so that a full disk leaves the placeholder untouched. Raises OSError.
+    Until that block is written the file is a placeholder with its record; from then on it is the whole image. Space is
+    claimed before anything is written, so that a full disk leaves the placeholder untouched. Raises OSError.
     """
     os.posix_fallocate(subject.fd, BLOCK, len(image) - BLOCK)
     view = memoryview(image)

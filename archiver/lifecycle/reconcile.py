@@ -1,7 +1,8 @@
 """Finish or take back what a crash or an error left, one journal entry at a time.
 
-`settle` is the only code that decides what an interrupted act amounts to; the acts call it when they fail, the start of every
-process calls it for what a dead one left. It reads the files, not its memory, and running it twice changes nothing.
+`settle` is the only code that decides what an interrupted act amounts to; the acts call it when they fail, the start of
+every process calls it for what a dead one left. It reads the files, not its memory, and running it twice changes
+nothing.
 """
 
 from __future__ import annotations
@@ -9,9 +10,9 @@ from __future__ import annotations
 import os
 
 from archiver import formats
-from archiver.catalog.rows import FileRow, State, Version
+from archiver.catalog.rows import FileRow, Holding, State, Version
 from archiver.errors import ArchiverError
-from archiver.formats import Envelope
+from archiver.formats import Envelope, Kind, Metadata
 from archiver.lifecycle import journal
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
@@ -40,7 +41,8 @@ def reconcile(site: Site, listener: Listener = ignore) -> Tally:
 
 
 def settle(site: Site, tier: LocalTier, intent: Intent) -> str:
-    """Bring file, holding area and catalog of one interrupted act into agreement; says in a word or two what was found."""
+    """Bring file, holding area and catalog of one interrupted act into agreement; says in a word or two what was found.
+    """
     return {
         "release": _settle_release,
         "recall": _settle_recall,
@@ -60,9 +62,7 @@ def commit_release(site: Site, intent: Intent, placeholder: os.stat_result, held
         intent.file_id,
         intent.record_id,
         version=version_of(placeholder),
-        held_name=intent.held,
-        held_size=held_size,
-        expires_at=intent.expires_at,
+        holding=Holding(intent.held, held_size, intent.expires_at),
         rule=intent.rule,
     )
 
@@ -76,12 +76,13 @@ def _settle_release(site: Site, tier: LocalTier, intent: Intent) -> str:
         # The exchange did not happen (or was taken back): what is held is the placeholder.
         os.unlink(intent.held, dir_fd=tier.holding_fd)
         return "taken back"
-    if row is not None and row.state is State.RECORDED:
+    if row.state is State.RECORDED:
         directory_fd = fileops.open_directory(tier.root_fd, row.directory)
         try:
             placeholder = _stat_at(directory_fd, row.name)
             if placeholder is None:
-                # Somebody removed or renamed the placeholder before we came back; the original is kept until its grace ends.
+                # Somebody removed or renamed the placeholder before we came back; the original is kept until its grace
+                # ends.
                 fileops.fsync_directory(tier.holding_fd)
                 return _return_original(tier, directory_fd, row, intent)
             if (held.st_size, held.st_mtime_ns) != (row.size, row.mtime_ns):
@@ -105,9 +106,11 @@ def _return_original(tier: LocalTier, directory_fd: int, row: FileRow, intent: I
 
 
 def _settle_recall(site: Site, tier: LocalTier, intent: Intent) -> str:
-    """A recall or a re-release: the first block tells which of the two forms the file has; the other form's rest is cleared."""
+    """A recall or a re-release: the first block tells which of the two forms the file has; the other form's rest is
+    cleared.
+    """
     row = site.catalog.file(intent.file_id)
-    if row is None or row.state not in (State.RELEASED, State.RECALLED):
+    if row.state not in (State.RELEASED, State.RECALLED):
         return "already settled"
     directory_fd = fileops.open_directory(tier.root_fd, row.directory)
     try:
@@ -122,7 +125,7 @@ def _settle_recall(site: Site, tier: LocalTier, intent: Intent) -> str:
             envelope = formats.read_envelope(file)
         if envelope is None:
             return "left alone: the file carries no record"
-        if envelope.kind == "generated":
+        if envelope.kind is Kind.GENERATED:
             return _keep_generated(site, row, fd)
         return _keep_placeholder(site, row, fd, envelope)
     finally:
@@ -142,11 +145,12 @@ def _keep_generated(site: Site, row: FileRow, fd: int) -> str:
 def _keep_placeholder(site: Site, row: FileRow, fd: int, envelope: Envelope) -> str:
     stat = os.fstat(fd)
     if row.record_id is not None:
-        # Later blocks of a head may have been overwritten already: they hold metadata only, and the catalog has that too.
+        # Later blocks of a head may have been overwritten already: they hold metadata only, and the catalog has that
+        # too.
         record_row = site.catalog.record(row.record_id)
         from archiver.lifecycle.release import placeholder_head
 
-        head = placeholder_head(record_row, envelope.source, site.catalog.metadata(record_row.id))
+        head = placeholder_head(record_row, envelope.source, _metadata_of(site, record_row.id, envelope))
         os.pwrite(fd, head, 0)
         os.fsync(fd)
         fileops.punch(fd, len(head), stat.st_size - len(head))
@@ -158,9 +162,14 @@ def _keep_placeholder(site: Site, row: FileRow, fd: int, envelope: Envelope) -> 
     return "taken back: the placeholder stays"
 
 
+def _metadata_of(site: Site, record_id: int, envelope: Envelope) -> Metadata:
+    packed = site.catalog.metadata(record_id)
+    return Metadata(envelope.source.format) if packed is None else Metadata.from_bytes(packed)
+
+
 def _settle_undo(site: Site, tier: LocalTier, intent: Intent) -> str:
     row = site.catalog.file(intent.file_id)
-    if row is None or row.state is State.RECORDED:
+    if row.state is State.RECORDED:
         return "already settled"
     original_inode = int(intent.held.partition("-")[0], 16)
     directory_fd = fileops.open_directory(tier.root_fd, row.directory)

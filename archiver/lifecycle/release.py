@@ -1,7 +1,7 @@
 """From recorded to released: the original goes to the holding area, a placeholder takes its name.
 
-The order is that of docs/architecture.md; `arrow` marks the steps between which tests kill the process. Whatever goes wrong in
-between, by error or by crash, is put right by the same code: reconcile.settle.
+The order is that of docs/architecture.md; `arrow` marks the steps between which tests kill the process. Whatever goes
+wrong in between, by error or by crash, is put right by the same code: reconcile.settle.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import time
 from archiver import formats
 from archiver.catalog.rows import FileRow, RecordRow, State
 from archiver.codec import schemes
+from archiver.codec.fidelity import FidelityReport
 from archiver.codec.record import Record
 from archiver.errors import (
     FileModified,
+    FileOpen,
     HardLinked,
     NotRecorded,
     Pinned,
     PlaceholderDamaged,
-    ProfileUnknown,
 )
-from archiver.formats import Envelope, Inspection, SourceFacts
+from archiver.formats import Envelope, Inspection, Kind, SourceFacts
 from archiver.lifecycle import journal, reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
@@ -34,7 +35,7 @@ from archiver.tiers.local import LocalTier
 BLOCK = 4096
 
 
-def release(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
+def release(site: Site, tier: LocalTier, row: FileRow, rule: str, *, fidelity: FidelityReport | None = None) -> Outcome:
     """Release one recorded file, or punch an unmodified recalled one back to its placeholder.
 
     Raises an ArchiverError (the promise that forbids it, or what broke) or OSError; the file is then whole, as it was.
@@ -74,7 +75,15 @@ def release(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
         from archiver.lifecycle.expire import expire_file
 
         expire_file(site, tier, row.id)
-    return Outcome(subject.path, "release", Result.DONE, bytes_before=before, bytes_after=after, record_bytes=len(record_row.payload))
+    return Outcome(
+        subject.path,
+        "release",
+        Result.DONE,
+        bytes_before=before,
+        bytes_after=after,
+        record_bytes=len(record_row.payload),
+        fidelity=fidelity,
+    )
 
 
 def source_facts(subject: Subject, inspection: Inspection, sha256: bytes) -> SourceFacts:
@@ -100,7 +109,7 @@ def held_name(inode: int, sha256: bytes) -> str:
 def placeholder_head(record_row: RecordRow, source: SourceFacts, metadata: formats.Metadata) -> bytes:
     """The placeholder's bytes up to the hole; read back before they are trusted. Raises PlaceholderDamaged."""
     preview = schemes.preview(Record.from_bytes(record_row.payload))
-    envelope = Envelope(kind="placeholder", record=record_row.payload, source=source)
+    envelope = Envelope(kind=Kind.PLACEHOLDER, record=record_row.payload, source=source)
     return formats.build_placeholder(envelope, metadata, preview)
 
 
@@ -111,13 +120,14 @@ def _refuse_what_must_stay(site: Site, subject: Subject, record_row: RecordRow) 
     subject.require_unchanged()
     if site.catalog.is_pinned(subject.row.tier_id, subject.row.path):
         raise Pinned(path=subject.path)
-    fingerprint = Record.from_bytes(record_row.payload).profile
-    if not site.vault.holds(fingerprint):
-        raise ProfileUnknown(profile=fingerprint.hex())
+    site.vault.require(record_row.profile)
 
 
 def _exchange(site: Site, subject: Subject, record_row: RecordRow, head: bytes, intent: Intent) -> int:
-    """Write the placeholder, swap it with the original under a lease, commit. Returns the placeholder's bytes on disk."""
+    """Write the placeholder, swap it with the original under a lease, commit.
+
+    Returns the placeholder's bytes on disk.
+    """
     tier = subject.tier
     placeholder_fd = os.open(
         intent.held, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tier.holding_fd
@@ -132,10 +142,10 @@ def _exchange(site: Site, subject: Subject, record_row: RecordRow, head: bytes, 
             if fileops.sha256_of(subject.fd) != record_row.sha256:
                 raise FileModified(path=subject.path, state=subject.row.state.label)
             fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, intent.held)
-            if lease.broken or os.fstat(subject.fd).st_mtime_ns != subject.row.mtime_ns:
+            if lease.broken or subject.changed():
                 # Somebody opened it between the lease and the exchange: the names go back before that open returns.
                 fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, intent.held)
-                raise fileops.FileOpen(path=subject.path)
+                raise FileOpen(path=subject.path)
         fileops.fsync_directory(subject.directory_fd)
         fileops.fsync_directory(tier.holding_fd)
         arrow("release.exchanged")
@@ -147,7 +157,10 @@ def _exchange(site: Site, subject: Subject, record_row: RecordRow, head: bytes, 
 
 
 def _write_placeholder(subject: Subject, fd: int, head: bytes) -> None:
-    """Fill, size, dress and sync the placeholder, then read it back as a stranger would. Raises PlaceholderDamaged, OSError."""
+    """Fill, size, dress and sync the placeholder, then read it back as a stranger would.
+
+    Raises PlaceholderDamaged, OSError.
+    """
     os.pwrite(fd, head, 0)
     os.ftruncate(fd, subject.stat.st_size)
     fileops.copy_attributes(subject.fd, fd)
@@ -155,5 +168,5 @@ def _write_placeholder(subject: Subject, fd: int, head: bytes) -> None:
     with os.fdopen(os.dup(fd), "rb") as file:
         file.seek(0)
         envelope = formats.read_envelope(file)
-    if envelope is None or envelope.kind != "placeholder":
+    if envelope is None or envelope.kind is not Kind.PLACEHOLDER:
         raise PlaceholderDamaged(path=subject.path, problem="the placeholder just written cannot be read back")

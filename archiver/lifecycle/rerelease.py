@@ -20,7 +20,8 @@ from archiver.tiers.local import LocalTier
 def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
     """Punch an unmodified recalled file back to its placeholder.
 
-    Raises FileModified when a user has edited the generated image (it is a new original then), Pinned, HardLinked, FileOpen, OSError.
+    Raises FileModified when a user has edited the generated image (it is a new original then), Pinned, HardLinked,
+    FileOpen, OSError.
     """
     from archiver.lifecycle.release import placeholder_head
 
@@ -49,7 +50,9 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
             raise
         journal.strike(tier.journal_fd, intent)
         after = fileops.allocated_bytes(subject.fd)
-    return Outcome(subject.path, "release", Result.DONE, bytes_before=before, bytes_after=after, record_bytes=len(envelope.record))
+    return Outcome(
+        subject.path, "release", Result.DONE, bytes_before=before, bytes_after=after, record_bytes=len(envelope.record)
+    )
 
 
 def put_placeholder_back(subject: Subject, head: bytes) -> None:
@@ -71,6 +74,6 @@ def _generated(site: Site, subject: Subject) -> tuple[formats.Envelope, formats.
     with subject.reader() as file:
         envelope = formats.read_envelope(file)
         metadata = formats.read_metadata(file)
-    if envelope is None or envelope.kind != "generated":
+    if envelope is None or envelope.kind is not formats.Kind.GENERATED:
         raise PlaceholderDamaged(path=subject.path, problem="the recalled image carries no record")
     return envelope, metadata

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archiver.catalog import Catalog
-from archiver.catalog.rows import FileRow
+from archiver.catalog.rows import FileRow, State
 from archiver.config import Settings
 from archiver.errors import NotInAnyTier, NotTracked
 from archiver.formats import Limits
@@ -63,7 +63,7 @@ class Site:
                 return Located(tier, self.tier_ids[tier.name], "" if relative == Path() else str(relative))
         raise NotInAnyTier(path=path)
 
-    def rows(self, path: Path, states: Sequence[int]) -> Iterator[tuple[LocalTier, FileRow]]:
+    def rows(self, path: Path, states: Sequence[State]) -> Iterator[tuple[LocalTier, FileRow]]:
         """The tracked file at `path`, or every tracked file below it in one of `states`.
 
         Raises NotInAnyTier, NotTracked (no such file, and no folder of that name was ever scanned).
@@ -86,16 +86,21 @@ class Site:
 
 @contextmanager
 def open_site(settings: Settings, *, readonly: bool = False) -> Iterator[Site]:
-    """Open catalog, vault and tiers; a tier that cannot be reached is left out of nothing, it only fails when it is used.
+    """Open catalog, vault and tiers; a tier that cannot be reached is left out of nothing, it only fails when it is
+    used.
 
     Raises CatalogUnavailable, CatalogOutdated.
     """
     with Catalog.open(settings.catalog_url) as catalog:
         tiers = {tier.name: LocalTier(tier) for tier in settings.tier}
-        if not readonly:
-            ids = {name: catalog.ensure_tier(name, "local", str(tier.root)).id for name, tier in tiers.items()}
+        if readonly:
+            rows = {row.name: row for row in catalog.tiers()}
         else:
-            ids = {row.name: row.id for row in catalog.tiers()}
+            rows = {name: catalog.ensure_tier(name, "local", str(tier.root)) for name, tier in tiers.items()}
+        for name, row in rows.items():
+            if name in tiers:
+                tiers[name].expect(row.identity or None)
+        ids = {name: row.id for name, row in rows.items()}
         limits = Limits(pixels=settings.limits.pixels, file_size=settings.limits.file_size)
         try:
             yield Site(settings, catalog, Vault(settings.vault.path), tiers, ids, limits)

@@ -19,7 +19,9 @@ from archiver.tiers.local import LocalTier
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """An open file of a tier: its row, its directory's descriptor, its own descriptor and what fstat said when it was opened."""
+    """An open file of a tier: its row, its directory's descriptor, its own descriptor and what fstat said when it was
+    opened.
+    """
 
     tier: LocalTier
     row: FileRow

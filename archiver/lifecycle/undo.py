@@ -31,8 +31,8 @@ _UNDOABLE = (State.RELEASED, State.RECALLED, State.SUPERSEDED, State.GONE)
 def undo(site: Site, paths: Sequence[Path], *, to: Path | None = None, listener: Listener = ignore) -> Tally:
     """Give the held originals of `paths` (files, or folders with all below them) back.
 
-    With `to`, a copy of each original is put into that folder and nothing else changes: the way out when a user has meanwhile
-    written to the file. Raises NotInAnyTier, NotTracked.
+    With `to`, a copy of each original is put into that folder and nothing else changes: the way out when a user has
+    meanwhile written to the file. Raises NotInAnyTier, NotTracked.
     """
     tally = Tally()
     for path in paths:
@@ -103,7 +103,9 @@ def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
     with subject.reader() as file:
         if formats.read_envelope(file) is None:
             raise FileModified(path=subject.path, state=subject.row.state.label)
-    if subject.row.state is State.RECALLED and fileops.sha256_of(subject.fd) != site.catalog.recalled_hash(subject.row.id):
+    if subject.row.state is State.RECALLED and fileops.sha256_of(subject.fd) != site.catalog.recalled_hash(
+        subject.row.id
+    ):
         raise FileModified(path=subject.path, state=subject.row.state.label)
     tier = subject.tier
     intent = Intent("undo", subject.row.path, subject.row.id, held.record_id, subject.stat.st_ino, held=held.name)

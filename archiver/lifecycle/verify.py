@@ -1,4 +1,5 @@
-"""Proof that what is kept can be given back: records decode, placeholders are whole, held originals match their hashes."""
+"""Proof that what is kept can be given back: records decode, placeholders are whole, held originals match their hashes.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +50,11 @@ def verify(
     listener: Listener = ignore,
     stop: Event | None = None,
 ) -> Tally:
-    """Check every recorded, released and recalled file and every held original; goes on where an earlier run was stopped.
+    """Check every recorded, released and recalled file and every held original; goes on where an earlier run was
+    stopped.
 
-    Every record is entropy-decoded; with `decode` the model generates its image too, which takes as long as recalling it would.
+    Every record is entropy-decoded; with `decode` the model generates its image too, which takes as long as recalling
+    it would.
     """
     stop = stop or Event()
     pace = Pace(bytes_per_second, stop)
@@ -100,8 +103,8 @@ def _check_placeholder(subject: Subject, payload: bytes, pace: Pace) -> None:
     subject.require_unchanged()
     with subject.reader() as file:
         envelope = formats.read_envelope(file)
-    wanted = "placeholder" if subject.row.state is State.RELEASED else "generated"
-    if envelope is None or envelope.kind != wanted:
+    wanted = formats.Kind.PLACEHOLDER if subject.row.state is State.RELEASED else formats.Kind.GENERATED
+    if envelope is None or envelope.kind is not wanted:
         raise PlaceholderDamaged(path=subject.path, problem=f"it carries no {wanted} record")
     if envelope.record != payload:
         raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")

@@ -1,0 +1,224 @@
+"""The daemon: start order, schedule, signals and systemd; the only place that wires the parts together.
+
+    lock the catalog -> settle what a crash left -> tell systemd READY -> scan, watch, archive, expire, verify on
+    schedule
+
+Every job runs in the one scheduler thread pool, one at a time on a tier's files (they would only fight over the disk
+and the model), and every job looks at the stop event between two files, so a stop never waits longer than one batch.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import FrameType
+
+from apscheduler.executors.pool import ThreadPoolExecutor
+from apscheduler.schedulers.background import BackgroundScheduler
+
+from archiver import config, logs
+from archiver.config import Settings
+from archiver.errors import ArchiverError, from_os_error
+from archiver.lifecycle.archive import archive
+from archiver.lifecycle.expire import expire
+from archiver.lifecycle.outcome import Outcome, Result, Tally
+from archiver.lifecycle.reconcile import reconcile
+from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.verify import verify
+from archiver.notify import Notifier
+from archiver.tiers.scan import scan
+from archiver.tiers.watch import Watcher
+
+_LOG = logging.getLogger("archiver.daemon")
+_FIRST_RUN = timedelta(seconds=1)  # after the start; afterwards the intervals of the configuration hold
+
+
+def run(settings: Settings, path: Path | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads `path` again.
+
+    Raises AnotherInstance, CatalogUnavailable, CatalogOutdated; anything that concerns one tier or one file is logged
+    and outlived.
+    """
+    logs.configure(settings.log)
+    signals = _Signals()
+    notifier = Notifier()
+    with signals.installed():
+        while True:
+            with open_site(settings) as site, site.catalog.instance_lock():
+                again = _serve(site, signals, notifier)
+            if not again:
+                return
+            settings = _reload(settings, path)
+            logs.configure(settings.log)
+
+
+class _Signals:
+    """What the process was asked to do; set by handlers, waited for by the main thread."""
+
+    def __init__(self) -> None:
+        self.wake = threading.Event()
+        self.stop = threading.Event()
+        self.reload = threading.Event()
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.reload}
+        before = {number: signal.signal(number, self._handle) for number in handlers}
+        self._events = handlers
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self._events[signal.Signals(number)].set()
+        self.wake.set()
+
+
+def _serve(site: Site, signals: _Signals, notifier: Notifier) -> bool:
+    """Run the jobs until a signal; True when it asked for a reload."""
+    signals.wake.clear()
+    signals.reload.clear()
+    jobs = _Jobs(site)
+    with ExitStack() as resources:
+        jobs.log(reconcile(site, jobs.hear), "reconcile")
+        scheduler = _scheduler(site.settings, jobs)
+        resources.callback(scheduler.shutdown, wait=True)
+        resources.callback(jobs.stop.set)  # runs before the shutdown: it waits for the job under way
+        if site.settings.schedule.watch:
+            for tier in site.tiers.values():
+                resources.enter_context(jobs.watched(tier.name))
+        scheduler.start()
+        notifier.ready(f"watching {len(site.tiers)} tiers")
+        _LOG.info("started", extra={"tiers": len(site.tiers)})
+        while not signals.wake.wait(notifier.interval):
+            # The main thread only waits, so the watchdog is fed on behalf of the scheduler: a dead scheduler starves
+            # it.
+            if scheduler.running and jobs.alive():
+                notifier.watchdog()
+        again = signals.reload.is_set() and not signals.stop.is_set()
+        notifier.reloading() if again else notifier.stopping()
+        _LOG.info("reloading" if again else "stopping")
+    return again
+
+
+def _scheduler(settings: Settings, jobs: _Jobs) -> BackgroundScheduler:
+    # One worker: jobs of one site share its disks and its model, and a queue of them is easier to explain than a race.
+    scheduler = BackgroundScheduler(
+        executors={"default": ThreadPoolExecutor(1)},
+        job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
+        timezone=UTC,
+    )
+    start = datetime.now(UTC) + _FIRST_RUN
+    schedule = settings.schedule
+    for order, (job, interval) in enumerate(
+        (
+            (jobs.scan, schedule.scan),
+            (jobs.expire, schedule.expire),
+            (jobs.archive, schedule.archive),
+            (jobs.verify, schedule.verify),
+        )
+    ):
+        first = start + timedelta(milliseconds=order) if job != jobs.verify else start + interval
+        scheduler.add_job(job, "interval", seconds=interval.total_seconds(), next_run_time=first, id=job.__name__)
+    return scheduler
+
+
+class _Jobs:
+    """What the schedule runs.
+
+    A job never raises: what goes wrong is logged with its hint, and the next run tries again.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.stop = threading.Event()
+        self._watchers: dict[str, Watcher] = {}
+
+    def alive(self) -> bool:
+        """False once a watcher thread has died."""
+        return all(watcher.alive for watcher in self._watchers.values())
+
+    @contextmanager
+    def watched(self, name: str) -> Iterator[None]:
+        """Watch one tier; where that is not possible the periodic scan has to do."""
+        watcher = Watcher(self.site.catalog, self.site.tiers[name])
+        try:
+            watcher.start()
+        except (ArchiverError, OSError) as error:
+            _log_failure(f"watch {name}", error)
+            yield
+            return
+        self._watchers[name] = watcher
+        try:
+            yield
+        finally:
+            del self._watchers[name]
+            watcher.stop()
+
+    def scan(self) -> None:
+        for name, tier in self.site.tiers.items():
+            with self._surviving(f"scan {name}"):
+                began = time.monotonic()
+                report = scan(self.site.catalog, tier, stop=self.stop)
+                _LOG.info("scan of %s: %s in %.1f s", name, report.summary(), time.monotonic() - began)
+
+    def archive(self) -> None:
+        for name in self.site.tiers:
+            with self._surviving(f"archive {name}"):
+                self.log(archive(self.site, tiers=[name], listener=self.hear, stop=self.stop), f"archive {name}")
+
+    def expire(self) -> None:
+        with self._surviving("expire"):
+            self.log(expire(self.site, datetime.now(UTC), listener=self.hear), "expire")
+
+    def verify(self) -> None:
+        with self._surviving("verify"):
+            rate = self.site.settings.schedule.verify_bytes_per_second
+            self.log(verify(self.site, bytes_per_second=rate, listener=self.hear, stop=self.stop), "verify")
+
+    def hear(self, outcome: Outcome) -> None:
+        """One line a file: what was done at info, what was refused at info, what broke as a warning."""
+        level = logging.WARNING if outcome.result is Result.FAILED else logging.INFO
+        facts = {"act": outcome.act, "result": str(outcome.result), "file": str(outcome.path)}
+        _LOG.log(level, "%s %s %s%s", outcome.act, outcome.result, outcome.path, _because(outcome), extra=facts)
+
+    def log(self, tally: Tally, what: str) -> None:
+        counts = ", ".join(f"{act} {result} {count}" for (act, result), count in sorted(tally.counts.items()))
+        if counts:
+            _LOG.info("%s: %s", what, counts)
+
+    @contextmanager
+    def _surviving(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (ArchiverError, OSError) as error:
+            _log_failure(what, error)
+        except Exception:
+            # A defect: the trace goes to the journal, and the other jobs go on.
+            _LOG.exception("%s failed", what)
+
+
+def _because(outcome: Outcome) -> str:
+    return f": {outcome.reason}" if outcome.reason else ""
+
+
+def _log_failure(what: str, error: ArchiverError | OSError) -> None:
+    known = error if isinstance(error, ArchiverError) else from_os_error(error)
+    _LOG.warning("%s: %s. %s", what, known.message, known.hint)
+
+
+def _reload(settings: Settings, path: Path | None) -> Settings:
+    """The configuration as it is now; the old one when the new one is wrong."""
+    try:
+        return config.load(config.config_path(path))
+    except ArchiverError as error:
+        _LOG.error("the configuration was not reloaded: %s", error.message)
+        return settings

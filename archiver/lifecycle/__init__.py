@@ -1,0 +1,1 @@
+"""What happens to an image between resident and released, and back."""

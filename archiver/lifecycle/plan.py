@@ -1,0 +1,346 @@
+"""What would be done now, and why: rules, watermarks and the sweep's caps over a tier's candidates, coldest first.
+
+Planning changes nothing: the catalog is only read, and a file that a rule needs to look into is read without moving its
+access time. `archiver plan` prints this stream and the archive step acts upon it, so that the two cannot differ.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from archiver import formats
+from archiver.catalog import Catalog
+from archiver.catalog.rows import FileRow, State, TierRow, Version
+from archiver.config import GateSettings, RuleSettings, SchemeName, Settings, TierSettings
+from archiver.errors import FileModified, NotTracked, PermissionRefused, TierNotScanned, from_os_error
+from archiver.formats import Limits
+from archiver.lifecycle.policy import (
+    Action,
+    Condition,
+    Decision,
+    Picture,
+    Pins,
+    Rule,
+    Why,
+    by_hand,
+    compile_rules,
+    conditions,
+    decide,
+)
+from archiver.tiers import fileops
+from archiver.tiers.local import LocalTier
+
+_TAGS = "user.xdg.tags"
+_BY_HAND = RuleSettings(name="by-hand")  # the defaults, for what no rule is for
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedAct:
+    """One file that is to be recorded or released, by which rule, and why."""
+
+    file: FileRow
+    action: Action
+    rule: str
+    scheme: SchemeName
+    gate: GateSettings
+    formats: tuple[str, ...]
+    reasons: tuple[str, ...]
+
+    @classmethod
+    def of(cls, file: FileRow, decision: Decision, rule: RuleSettings) -> PlannedAct:
+        return cls(file, decision.action, rule.name, rule.scheme, rule.gate, rule.formats, decision.reasons)
+
+    @property
+    def bytes_after(self) -> int:
+        """Bytes expected on disk when it is done and the grace period is over."""
+        # Metadata that does not fit into one block takes more; only the act itself can tell.
+        return formats.BLOCK if self.action is Action.RELEASE else self.file.size
+
+    def accepts(self, found: str) -> bool:
+        """Whether the rule is for the format that the file, once opened, turned out to have."""
+        return found in self.formats
+
+
+@dataclass(slots=True)
+class Line:
+    """What one rule would do with one scheme."""
+
+    rule: str
+    action: Action
+    scheme: SchemeName
+    files: int = 0
+    bytes_now: int = 0
+    bytes_after: int = 0
+
+
+@dataclass(slots=True)
+class PlanSummary:
+    """Totals of one plan of one tier, filled as its stream is read."""
+
+    lines: list[Line] = field(default_factory=list)
+    skipped: Counter[Why] = field(default_factory=Counter)
+    capped: bool = False  # the sweep's caps (or the limit) ended it; the next sweep goes on
+    used_share: float = 0.0  # of the tier's filesystem, without what ends of grace periods will free
+    to_free: int | None = None  # bytes down to the low watermark; None: no watermark, everything cold
+
+    @property
+    def files(self) -> int:
+        return sum(line.files for line in self.lines)
+
+    @property
+    def bytes_now(self) -> int:
+        return sum(line.bytes_now for line in self.lines)
+
+    @property
+    def bytes_after(self) -> int:
+        return sum(line.bytes_after for line in self.lines)
+
+    @property
+    def saving(self) -> int:
+        return self.bytes_now - self.bytes_after
+
+    def add(self, act: PlannedAct) -> None:
+        for line in self.lines:
+            if (line.rule, line.action, line.scheme) == (act.rule, act.action, act.scheme):
+                break
+        else:
+            line = Line(act.rule, act.action, act.scheme)
+            self.lines.append(line)
+        line.files += 1
+        line.bytes_now += act.file.size
+        line.bytes_after += act.bytes_after
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One rule held against one file, every condition told."""
+
+    rule: RuleSettings
+    conditions: tuple[Condition, ...]
+
+    @property
+    def matches(self) -> bool:
+        return all(condition.holds for condition in self.conditions)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What becomes of a file now, and what every rule says of it."""
+
+    file: FileRow
+    decision: Decision
+    verdicts: tuple[Verdict, ...]
+
+
+def plan(
+    catalog: Catalog,
+    tier: LocalTier,
+    settings: Settings,
+    now: datetime,
+    limit: int | None = None,
+    summary: PlanSummary | None = None,
+) -> Iterator[PlannedAct]:
+    """The acts of one sweep, coldest first, streamed; `summary` fills up as they are taken.
+
+    Raises, before the first act, TierNotScanned and TierUnreachable.
+    """
+    row = _usable(catalog, tier)
+    summary = PlanSummary() if summary is None else summary
+    _measure(catalog, tier, summary)
+    return _acts(catalog, tier, row, settings, now, limit, summary)
+
+
+def forced(file: FileRow, tier: str, settings: Settings) -> PlannedAct:
+    """The act on a file that somebody named to be archived now: by its rule, whatever its age. Nothing is opened."""
+    decision = by_hand(file, compile_rules(settings, tier))
+    return PlannedAct.of(file, decision, decision.rule or _BY_HAND)
+
+
+def explain(catalog: Catalog, tier: LocalTier, settings: Settings, now: datetime, path: str) -> Explanation:
+    """What becomes of the file at `path` (relative to its tier), and which condition of which rule holds or fails.
+
+    Raises TierNotScanned, TierUnreachable, NotTracked.
+    """
+    row = _usable(catalog, tier)
+    file = catalog.find(row.id, path)
+    if file is None:
+        raise NotTracked(path=tier.root / path)
+    rules = compile_rules(settings, tier.name)
+    probe = _FileProbe(catalog, tier, file, _limits(settings))
+    decision = decide(file, rules, now, Pins(catalog.pins(row.id)), probe)
+    verdicts = tuple(Verdict(rule.settings, tuple(conditions(rule, file, now, probe))) for rule in rules)
+    return Explanation(file, decision, verdicts)
+
+
+# -- the sweep ---------------------------------------------------------------------------------------------------------
+
+
+def _usable(catalog: Catalog, tier: LocalTier) -> TierRow:
+    row = next((row for row in catalog.tiers() if row.name == tier.name), None)
+    if row is None or row.first_scan_done_at is None:
+        raise TierNotScanned(tier=tier.name)
+    tier.expect(row.identity)
+    tier.check()
+    return row
+
+
+def _measure(catalog: Catalog, tier: LocalTier, summary: PlanSummary) -> None:
+    """How full the tier is, and how much must go. Held originals are on their way out and count as free already."""
+    space = tier.space()
+    device = os.fstat(tier.root_fd).st_dev
+    # Tiers may share a filesystem; each would otherwise free what the others are freeing already.
+    held = sum(other.held_bytes for other in catalog.summary() if _device(other.tier.root) == device)
+    free = min(space.free + held, space.total)
+    summary.used_share = 1.0 - free / space.total if space.total else 0.0
+    if high := tier.settings.high_watermark:
+        wanted = int(space.total * (1.0 - tier.settings.low_watermark)) - free
+        summary.to_free = max(wanted, 0) if summary.used_share >= high else 0
+
+
+def _device(root: str) -> int | None:
+    try:
+        return os.stat(root).st_dev
+    except OSError:
+        return None  # an unreachable tier shares nothing that could be counted now
+
+
+def _acts(
+    catalog: Catalog,
+    tier: LocalTier,
+    row: TierRow,
+    settings: Settings,
+    now: datetime,
+    limit: int | None,
+    summary: PlanSummary,
+) -> Iterator[PlannedAct]:
+    rules = compile_rules(settings, tier.name)
+    sweep = _Sweep(tier.settings, limit, summary.to_free)
+    pins, limits = Pins(catalog.pins(row.id)), _limits(settings)
+    for file in catalog.candidates(row.id, accessed_before=_warm_since(rules, now)):
+        if sweep.has_freed_enough and not any(rule.settings.action == "record" for rule in rules):
+            return
+        decision = decide(file, rules, now, pins, _FileProbe(catalog, tier, file, limits))
+        if decision.why is not Why.COLD or decision.rule is None:
+            summary.skipped[decision.why] += 1
+            continue
+        act = PlannedAct.of(file, decision, decision.rule)
+        if (withheld := sweep.withholds(act)) is not None:
+            summary.skipped[withheld] += 1
+            continue
+        if not sweep.has_room_for(act):
+            summary.capped = True
+            return
+        sweep.take(act)
+        summary.add(act)
+        yield act
+
+
+def _warm_since(rules: Sequence[Rule], now: datetime) -> int | None:
+    """What was used at or after this time is cold by no rule, so that the database need not hand it out."""
+    waits = [rule.settings.unused_for for rule in rules if rule.settings.action != "keep"]
+    soonest = min(waits, default=timedelta(0))
+    return int((now - soonest).timestamp()) + 1 if soonest else None
+
+
+class _Sweep:
+    """What one sweep may still do: its caps, and how much the watermarks want freed."""
+
+    def __init__(self, tier: TierSettings, limit: int | None, to_free: int | None) -> None:
+        self._files = tier.sweep_files if limit is None else min(limit, tier.sweep_files)
+        self._largest = self._bytes = tier.sweep_bytes
+        self._to_free = to_free
+
+    @property
+    def has_freed_enough(self) -> bool:
+        """Whether the low watermark will be reached; never without watermarks."""
+        return self._to_free is not None and self._to_free <= 0
+
+    def withholds(self, act: PlannedAct) -> Why | None:
+        """Why this act has to wait although its rule matches; others may still go ahead."""
+        # Recording frees nothing, so the watermarks have no say in it.
+        if act.action is Action.RELEASE and self.has_freed_enough:
+            return Why.WATERMARK
+        # It would hold up all that is warmer for ever.
+        return Why.SWEEP if act.file.size > self._largest else None
+
+    def has_room_for(self, act: PlannedAct) -> bool:
+        """Whether the caps leave room for one more."""
+        return self._files > 0 and act.file.size <= self._bytes
+
+    def take(self, act: PlannedAct) -> None:
+        """Count an act."""
+        self._files -= 1
+        self._bytes -= act.file.size
+        if self._to_free is not None:
+            self._to_free -= act.file.size - act.bytes_after
+
+
+# -- looking into files ------------------------------------------------------------------------------------------------
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(pixels=settings.limits.pixels, file_size=settings.limits.file_size)
+
+
+class _FileProbe:
+    """Reads one file without leaving a trace, each thing when it is first asked for."""
+
+    def __init__(self, catalog: Catalog, tier: LocalTier, file: FileRow, limits: Limits) -> None:
+        self._catalog = catalog
+        self._tier = tier
+        self._file = file
+        self._limits = limits
+
+    def tags(self) -> frozenset[str]:
+        """The comma-separated words of its xattr user.xdg.tags. Raises ArchiverError where it cannot be read."""
+        with self._open() as fd:
+            try:
+                raw = os.getxattr(fd, _TAGS)
+            except OSError as error:
+                if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+                    raise
+                return frozenset()
+        words = (word.strip() for word in raw.decode("utf-8", "replace").split(","))
+        return frozenset(word for word in words if word)
+
+    def picture(self) -> Picture:
+        """What the record says where one speaks for the file, else its header.
+
+        Raises ArchiverError, as ImageRefused.
+        """
+        if self._file.state in (State.RECORDED, State.RECALLED) and self._file.record_id is not None:
+            record = self._catalog.record(self._file.record_id)
+            return Picture(record.format, record.width, record.height)
+        with self._open() as fd:
+            if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NOATIME:
+                reason = "it belongs to somebody else, and reading it would count as opening it"
+                raise PermissionRefused(path=self._tier.root / self._file.path, reason=reason)
+            with os.fdopen(fd, "rb", closefd=False) as reader:
+                inspection = formats.inspect(reader, self._limits)
+        return Picture(inspection.format, inspection.width, inspection.height)
+
+    @contextmanager
+    def _open(self) -> Iterator[int]:
+        path = self._tier.root / self._file.path
+        try:
+            directory_fd = fileops.open_directory(self._tier.root_fd, self._file.directory)
+            try:
+                fd = fileops.open_file(directory_fd, self._file.name)
+            finally:
+                os.close(directory_fd)
+            try:
+                stat = os.fstat(fd)
+                if Version(stat.st_size, stat.st_mtime_ns, stat.st_ino) != self._file.version:
+                    raise FileModified(path=path, state="scanned")
+                yield fd
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise from_os_error(error, path) from error
