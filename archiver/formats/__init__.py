@@ -7,10 +7,6 @@ catalog.
 from __future__ import annotations
 
 from archiver.formats.containers import sniff
-from archiver.formats.generation import encode_exact
-from archiver.formats.inspection import inspect, load_picture
-from archiver.formats.placeholder import build_placeholder
-from archiver.formats.reading import read_envelope, read_metadata
 from archiver.formats.facts import (
     BLOCK,
     Block,
@@ -25,6 +21,10 @@ from archiver.formats.facts import (
     Refusal,
     SourceFacts,
 )
+from archiver.formats.generation import encode_exact
+from archiver.formats.inspection import inspect, load_picture
+from archiver.formats.placeholder import build_placeholder
+from archiver.formats.reading import read_envelope, read_metadata
 
 __all__ = [
     "BLOCK",

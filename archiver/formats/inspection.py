@@ -8,8 +8,6 @@ from archiver.codec.picture import Picture, working_size
 from archiver.errors import EnvelopeDamaged, ImageRefused, RecordVersionUnknown
 from archiver.formats import ifd, pixels, xmp
 from archiver.formats.containers import container_of, sealed_in, sniff
-from archiver.formats.foreign import name_of
-from archiver.formats.scan import file_length
 from archiver.formats.facts import (
     BLOCK,
     METADATA_LIMIT,
@@ -22,6 +20,8 @@ from archiver.formats.facts import (
     Refusal,
     Structure,
 )
+from archiver.formats.foreign import name_of
+from archiver.formats.scan import file_length
 
 _LONGEST_LABEL = Label("g-coclico", "x" * 64, bytes(32), "x" * 64, "x" * 32)
 # Bytes a generated file needs at the least, by pixels: measured with one flat colour at the bottom of each ladder.

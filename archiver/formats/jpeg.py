@@ -13,8 +13,8 @@ from PIL import Image
 
 from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd
-from archiver.formats.scan import corrupt, exactly, refuse_data_after
 from archiver.formats.facts import Block, Encoded, Mode, Refusal, Step, Structure
+from archiver.formats.scan import corrupt, exactly, refuse_data_after
 
 SIGNATURE = b"\xff\xd8\xff"
 IDENTIFIER = b"archiver\0"
@@ -30,7 +30,7 @@ _MAX_FILL = 4096
 _DECODABLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; Huffman and arithmetic
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_LS = 0xF7
-_MARKER = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]", re.DOTALL)
+_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)
 _PHOTOSHOP = b"Photoshop 3.0\0"
 _PHOTOSHOP_THUMBNAILS = (0x0409, 0x040C)
 
@@ -90,20 +90,14 @@ def _payload(file: BinaryIO, segment: _Segment, limit: int = _PAYLOAD) -> bytes:
 
 def _after_scan(file: BinaryIO, at: int) -> int:
     """Where the next marker is after entropy-coded data that starts at byte `at`."""
-    carry = b""
     while True:
-        file.seek(at + len(carry))
-        bite = file.read(1 << 20)
-        if not bite:
+        file.seek(at)
+        window = file.read(1 << 20)
+        if len(window) < 2:
             raise corrupt("the image data has no end")
-        window = carry + bite
         if match := _MARKER.search(window):
             return at + match.start()
-        kept = len(window) - len(window.rstrip(b"\xff"))
-        if kept > _MAX_FILL:
-            raise corrupt("the image data has no end")
-        at += len(window) - kept
-        carry = window[len(window) - kept :]
+        at += len(window) - window.endswith(b"\xff")
 
 
 def examine(file: BinaryIO) -> Structure:

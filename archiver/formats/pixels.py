@@ -15,8 +15,8 @@ from PIL import Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin, Tif
 from PIL.Image import Resampling, Transpose
 
 from archiver.errors import ImageRefused
-from archiver.formats.scan import corrupt
 from archiver.formats.facts import Format, Mode, Refusal
+from archiver.formats.scan import corrupt
 
 # The plugins are used directly: Image.open would try every other format, and has a pixel limit of its own, for the
 # whole process.

@@ -13,8 +13,8 @@ from PIL import Image
 
 from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd
-from archiver.formats.scan import corrupt, exactly, file_length, refuse_data_after
 from archiver.formats.facts import METADATA_LIMIT, Block, Encoded, Mode, Refusal, Step, Structure
+from archiver.formats.scan import corrupt, exactly, file_length, refuse_data_after
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 OURS = b"arCv"  # ancillary, private, reserved bit as it must be, safe to copy

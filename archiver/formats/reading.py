@@ -8,8 +8,8 @@ from typing import BinaryIO
 from archiver.errors import EnvelopeDamaged, ImageRefused
 from archiver.formats.containers import container_of, sealed_in, sniff
 from archiver.formats.envelope import Sealed, Storage
-from archiver.formats.foreign import name_of
 from archiver.formats.facts import BLOCK, Envelope, Kind, Metadata, Refusal
+from archiver.formats.foreign import name_of
 
 
 def read_envelope(file: BinaryIO) -> Envelope | None:

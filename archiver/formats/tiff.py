@@ -12,9 +12,9 @@ from PIL import Image
 
 from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd
+from archiver.formats.facts import METADATA_LIMIT, Block, Encoded, Mode, Refusal, Step, Structure
 from archiver.formats.ifd import LONG, SHORT, Directory, IfdInvalid, IfdReader, Order, Tree
 from archiver.formats.scan import corrupt, refuse_data_after
-from archiver.formats.facts import METADATA_LIMIT, Block, Encoded, Mode, Refusal, Step, Structure
 
 SIGNATURES = (b"II*\0", b"MM\0*")
 OURS = 65112  # in the range that TIFF leaves to private use within an organisation

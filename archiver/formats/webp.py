@@ -12,8 +12,8 @@ from PIL import Image
 
 from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd
-from archiver.formats.scan import corrupt, exactly, file_length, refuse_data_after
 from archiver.formats.facts import METADATA_LIMIT, Block, Encoded, Refusal, Step, Structure
+from archiver.formats.scan import corrupt, exactly, file_length, refuse_data_after
 
 OURS = b"ARCV"
 _XMP = b"XMP "
@@ -195,7 +195,8 @@ def encode(image: Image.Image, step: Step) -> Encoded:
 def write(picture: Encoded, blocks: Sequence[Block], sealed: bytes, length: int | None = None) -> bytes:
     """The file: profile, envelope, picture, metadata.
 
-    Padded to `length` bytes inside our chunk, with a last odd byte behind the end, which must be even. Raises ValueError if it is longer than `length`.
+    Padded to `length` bytes inside our chunk, with a last odd byte behind the end, as RIFF sizes are even. Raises
+    ValueError if it is longer than `length`.
     """
     file = io.BytesIO(picture.data)
     coded = b"".join(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from xml.parsers import expat
 from xml.sax.saxutils import quoteattr
 
@@ -15,33 +15,44 @@ SYNTHETIC = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMe
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _SOURCE_TYPE = f"{_IPTC} DigitalSourceType"
-_PADDING = re.compile(rb"[ \t\r\n]+(?=<\?xpacket end=)")
-_XMLNS = re.compile(rb"""\sxmlns:([^\s=]+)\s*=\s*(["'])(.*?)\2""", re.DOTALL)
+_RDF_ROOT, _DESCRIPTION = f"{_RDF} RDF", f"{_RDF} Description"
+_ATTRIBUTE = re.compile(rb"""\s[^\s=<>"']+:DigitalSourceType\s*=\s*("[^"]*"|'[^']*')""")
+_END = b"<?xpacket end="
+_WHITE = b" \t\r\n"
 
 
 def with_label(packet: bytes | None, label: Label) -> bytes:
-    """The packet with an rdf:Description of ours; a new packet if there is none.
+    """The packet with an rdf:Description of ours, which eats into its white padding; a new packet if there is none.
 
     A DigitalSourceType that is there already gives way to ours: a property may stand only once, and what a camera
-    said of the original is not
-    true of this picture. Raises ImageRefused(METADATA_UNREADABLE) if the packet is no XMP that can be extended.
+    said of the original is not true of this picture. Raises ImageRefused(METADATA_UNREADABLE) if the packet is no XMP
+    that can be extended.
     """
     if packet is None:
         opening = '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/">'
         head = f'{opening}<rdf:RDF xmlns:rdf="{_RDF}">'.encode()
         return head + _description(label, "") + b'</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
     survey = _survey(packet)
-    if survey.end is None:
-        raise ImageRefused(reason=Refusal.METADATA_UNREADABLE, detail="its XMP holds no rdf:RDF")
-    edits = [(survey.end, survey.end, _description(label, survey.about)), *survey.removals]
+    labelled = packet
+    edits = [(survey.end, survey.end, _description(label, survey.about)), *survey.rivals]
     for start, end, text in sorted(edits, reverse=True):
-        packet = packet[:start] + text + packet[end:]
-    grown = sum(len(text) - (end - start) for start, end, text in edits)
-    padding = _PADDING.search(packet)
-    if padding and grown > 0:
-        kept = max(1, len(padding[0]) - grown)
-        packet = packet[: padding.start()] + padding[0][-kept:] + packet[padding.end() :]
-    return packet
+        labelled = labelled[:start] + text + labelled[end:]
+    labelled = _with_less_padding(labelled, len(labelled) - len(packet))
+    if len(_survey(labelled).rivals) != 1:  # ours alone must be left, in markup that still parses
+        raise _unreadable("its DigitalSourceType cannot be replaced")
+    return labelled
+
+
+def _with_less_padding(packet: bytes, surplus: int) -> bytes:
+    """The packet without `surplus` of the white bytes before its end mark, or as many of them as there are but one."""
+    end = packet.rfind(_END)
+    text = len(packet[:end].rstrip(_WHITE)) if end > 0 else end
+    spare = min(max(surplus, 0), max(end - text - 1, 0))
+    return packet[: end - spare] + packet[end:] if spare else packet
+
+
+def _unreadable(detail: str) -> ImageRefused:
+    return ImageRefused(reason=Refusal.METADATA_UNREADABLE, detail=detail)
 
 
 def _description(label: Label, about: str) -> bytes:
@@ -59,60 +70,68 @@ def _description(label: Label, about: str) -> bytes:
     ).encode()
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Survey:
-    """What a packet's markup says: where rdf:RDF ends, what it is about, which bytes a rival statement takes up."""
+    """What a packet's markup says: where rdf:RDF ends, what it is about, which bytes state a DigitalSourceType."""
 
-    end: int | None = None
-    about: str = ""
-    removals: list[tuple[int, int, bytes]] = field(default_factory=list)
+    end: int
+    about: str
+    rivals: tuple[tuple[int, int, bytes], ...]
+
+
+class _Surveyor:
+    """Walks a packet with expat. Entities are refused, so that nothing can be expanded without bounds."""
+
+    def __init__(self, packet: bytes) -> None:
+        self._packet = packet
+        self._path: list[str] = []
+        self._rival_at = 0
+        self.end = -1
+        self.about: str | None = None
+        self.rivals: list[tuple[int, int, bytes]] = []
+        self._parser = expat.ParserCreate(namespace_separator=" ")
+        self._parser.StartElementHandler = self._start
+        self._parser.EndElementHandler = self._end
+        self._parser.EntityDeclHandler = self._entity
+
+    def walk(self) -> None:
+        self._parser.Parse(self._packet.rstrip(b"\0"), True)
+
+    def _start(self, name: str, attributes: dict[str, str]) -> None:
+        at = self._parser.CurrentByteIndex
+        if name == _DESCRIPTION and self._path[-1:] == [_RDF_ROOT]:
+            if self.about is None:
+                self.about = attributes.get(f"{_RDF} about", "")
+            if _SOURCE_TYPE in attributes:
+                found = _ATTRIBUTE.search(self._packet, at)
+                if found is None:
+                    raise _unreadable("its DigitalSourceType cannot be replaced")
+                self.rivals.append((found.start(), found.end(), b""))
+        self._path.append(name)
+        if self._is_rival():
+            self._rival_at = at
+
+    def _is_rival(self) -> bool:
+        return self._path[-3:] == [_RDF_ROOT, _DESCRIPTION, _SOURCE_TYPE]
+
+    def _end(self, name: str) -> None:
+        at = self._parser.CurrentByteIndex
+        if self._is_rival():
+            self.rivals.append((self._rival_at, self._packet.index(b">", at) + 1, b""))
+        if name == _RDF_ROOT:
+            self.end = at
+        self._path.pop()
+
+    def _entity(self, *_: object) -> None:
+        raise _unreadable("its XMP declares entities")
 
 
 def _survey(packet: bytes) -> _Survey:
-    """Walk the packet with expat; entities are refused, so that nothing can be expanded without bounds."""
-    survey = _Survey()
-    parser = expat.ParserCreate(namespace_separator=" ")
-    depth_of_rival: list[int] = []
-    seen_description = False
-
-    def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal seen_description
-        if name == _SOURCE_TYPE:
-            depth_of_rival.append(parser.CurrentByteIndex)
-        if name == f"{_RDF} Description" and not seen_description:
-            seen_description = True
-            survey.about = attributes.get(f"{_RDF} about", attributes.get("about", ""))
-        if _SOURCE_TYPE in attributes:
-            survey.removals.append(_attribute(packet, parser.CurrentByteIndex))
-
-    def end(name: str) -> None:
-        if name == _SOURCE_TYPE:
-            closing = packet.index(b">", parser.CurrentByteIndex) + 1
-            survey.removals.append((depth_of_rival.pop(), closing, b""))
-        if name == f"{_RDF} RDF":
-            survey.end = parser.CurrentByteIndex
-
-    def entity(*_: object) -> None:
-        raise ImageRefused(reason=Refusal.METADATA_UNREADABLE, detail="its XMP declares entities")
-
-    parser.StartElementHandler = start
-    parser.EndElementHandler = end
-    parser.EntityDeclHandler = entity
-    body = packet.rstrip(b"\0")
+    surveyor = _Surveyor(packet)
     try:
-        parser.Parse(body, True)
+        surveyor.walk()
     except (expat.ExpatError, ValueError, LookupError) as error:
-        raise ImageRefused(
-            reason=Refusal.METADATA_UNREADABLE, detail=f"its XMP is not well-formed ({error})"
-        ) from error
-    if survey.end is not None and not packet.startswith(b"</", survey.end):
-        raise ImageRefused(reason=Refusal.METADATA_UNREADABLE, detail="its XMP is empty or not in UTF-8")
-    return survey
-
-
-def _attribute(packet: bytes, tag_at: int) -> tuple[int, int, bytes]:
-    """Where the DigitalSourceType attribute of the start tag at `tag_at` lies."""
-    found = re.compile(rb"""\s[^\s=<>"']+:DigitalSourceType\s*=\s*("[^"]*"|'[^']*')""").search(packet, tag_at)
-    if found is None:
-        raise ImageRefused(reason=Refusal.METADATA_UNREADABLE, detail="its DigitalSourceType cannot be replaced")
-    return found.start(), found.end(), b""
+        raise _unreadable(f"its XMP is not well-formed ({error})") from error
+    if surveyor.end < 0 or not packet.startswith(b"</", surveyor.end):
+        raise _unreadable("its XMP is empty, not in UTF-8, or holds no rdf:RDF")
+    return _Survey(surveyor.end, surveyor.about or "", tuple(surveyor.rivals))
