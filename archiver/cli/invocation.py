@@ -20,6 +20,8 @@ from archiver.cli.output import Output
 if TYPE_CHECKING:
     from archiver.config import Settings
 
+EXIT_INTERRUPTED = 130
+
 
 @dataclass
 class Invocation:

@@ -18,10 +18,9 @@ from typing import Any, NoReturn
 
 import click
 
-from archiver.cli.invocation import Invocation, common_options
+from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, common_options
 from archiver.errors import ArchiverError, CatalogUnavailable, from_os_error
 
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, what a shell reports of a program whose reader went away
 EXIT_DEFECT = 70
 

@@ -12,8 +12,9 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import PurePath
@@ -87,6 +88,15 @@ class Output:
             if value not in (None, ""):
                 grid.add_row(name, Text(str(value)))
         self.out.print(grid)
+
+    @contextmanager
+    def busy(self, what: str) -> Iterator[Callable[[str], None]]:
+        """A spinner on stderr where somebody looks at it; what is yielded tells how far things are."""
+        if self.as_json or not sys.stderr.isatty():
+            yield lambda _progress: None
+            return
+        with self.err.status(Text(what)) as status:
+            yield lambda progress: status.update(Text(f"{what}: {printable(progress)}"))
 
     def warn(self, line: str) -> None:
         """One line on stderr, shown with --json too."""

@@ -11,13 +11,12 @@ from types import TracebackType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from archiver.cli.invocation import Invocation, interruptible
+from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible
 from archiver.cli.output import Column, Output, human_ratio, printable
 from archiver.lifecycle.outcome import Outcome, Result, Tally
 from archiver.units import about_size
 
 _STYLES = {Result.DONE: "green", Result.REFUSED: "yellow", Result.FAILED: "red", Result.SKIPPED: "dim"}
-EXIT_INTERRUPTED = 130
 
 
 class Reporter:

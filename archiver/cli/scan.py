@@ -1,0 +1,274 @@
+"""scan and plan: what there is, and what would be done about it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from archiver.catalog.rows import State
+from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible, pass_invocation
+from archiver.cli.output import Column, Output, printable
+from archiver.cli.verb import VerbCommand
+from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, TierUnknown
+from archiver.lifecycle import plan as planning
+from archiver.lifecycle.plan import Explanation, PlannedAct, PlanSummary
+from archiver.lifecycle.policy import Why
+from archiver.lifecycle.site import Site, open_site
+from archiver.units import about_size
+
+if TYPE_CHECKING:
+    from archiver.tiers.scan import ScanReport
+
+_SHOWN = 20
+_PLANNABLE = (State.RESIDENT, State.RECORDED, State.RECALLED, State.SUPERSEDED)
+
+
+# -- scan --------------------------------------------------------------------------------------------------------------
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver scan
+    archiver scan photos
+    """,
+)
+@click.argument("tiers", metavar="[TIER]...", nargs=-1)
+@pass_invocation
+def scan(invocation: Invocation, tiers: tuple[str, ...]) -> int:
+    """Read the tiers and bring the catalog up to date.
+
+    One walk over each tier; files are not opened. A tier that cannot be reached keeps everything the catalog knows of
+    it, and the others
+    are scanned.
+    """
+    from archiver.tiers.scan import scan as run
+
+    code = EXIT_OK
+    with open_site(invocation.settings) as site, interruptible(invocation) as stop:
+        for name in chosen(site, tiers):
+            try:
+                with invocation.output.busy(f"scanning {name}") as say:
+                    report = run(
+                        site.catalog,
+                        site.tiers[name],
+                        progress=lambda at: say(f"{at.files:,} files in {at.directories:,} folders: {at.path}"),
+                        cancel=stop,
+                    )
+            except ArchiverError as error:
+                invocation.output.error(error)
+                code = error.exit_code
+                continue
+            invocation.output.json(report, "scan")
+            if not invocation.as_json:
+                _print_scan(invocation.output, report)
+            code = code or (EXIT_OK if report.complete and not report.warned else EXIT_WARNINGS)
+    return EXIT_INTERRUPTED if stop.is_set() else code
+
+
+def _print_scan(output: Output, report: ScanReport) -> None:
+    changes = ", ".join(f"{count:,} {what}" for what, count in report.changes._asdict().items() if count)
+    skipped = [f"{count:,} {what}" for what, count in (*report.skipped.items(), *report.unsupported.items())]
+    output.facts(
+        [
+            ("found", f"{report.files:,} images in {report.directories:,} folders, {report.seconds:.1f} s"),
+            ("changes", changes or "none"),
+            ("hard links", f"{report.hard_linked:,} files, never released" if report.hard_linked else None),
+            ("not tracked", ", ".join(skipped)),
+            ("", None if report.complete else "the scan did not finish: nothing is read as deleted"),
+        ],
+        title=f"tier {report.tier}",
+    )
+    for warning in report.warnings[:_SHOWN]:
+        output.warn(f"{printable(warning.path)}: {warning.reason}")
+    if report.warned > _SHOWN:
+        output.warn(f"and {report.warned - _SHOWN:,} more")
+
+
+def chosen(site: Site, tiers: Sequence[str]) -> list[str]:
+    """The tiers named, or all. Raises TierUnknown."""
+    for name in tiers:
+        if name not in site.tiers:
+            raise TierUnknown(tier=name, known=", ".join(site.tiers) or "none")
+    return list(tiers or site.tiers)
+
+
+# -- plan --------------------------------------------------------------------------------------------------------------
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver plan
+    archiver plan photos -v                        # every file
+    archiver plan --explain /srv/photos/rome.jpg   # which rule, and which condition decided
+    """,
+)
+@click.argument("tiers", metavar="[TIER]...", nargs=-1)
+@click.option("--explain", type=click.Path(path_type=Path), metavar="FILE", help="Hold every rule against one file.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Plan for N images.")
+@pass_invocation
+def plan(invocation: Invocation, tiers: tuple[str, ...], explain: Path | None, limit: int | None) -> int:
+    """Show what would be archived, why, and what it would save.
+
+    Changes nothing. This is what `archiver archive` would start with now, coldest images first; whether each passes
+    the gate shows only when it
+    is encoded.
+    """
+    if explain is not None:
+        return _explain(invocation, explain)
+    return show_plan(invocation, tiers, None, limit)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One line of the plan, as --json prints it."""
+
+    path: Path
+    bytes_now: int
+    bytes_after: int
+    action: str
+    rule: str
+    scheme: str
+    reasons: tuple[str, ...]
+
+
+def show_plan(
+    invocation: Invocation, tiers: Sequence[str] | None, paths: Sequence[Path] | None, limit: int | None
+) -> int:
+    """Print the plan for tiers, or for paths named by hand."""
+    now = datetime.now(UTC)
+    with open_site(invocation.settings, readonly=True) as site:
+        if paths is not None:
+            _show(invocation, "named by hand", _by_hand(site, paths, limit), PlanSummary(), fill=True)
+            return EXIT_OK
+        for name in chosen(site, tiers or ()):
+            summary = PlanSummary()
+            acts = planning.plan(site.catalog, site.tiers[name], site.settings, now, limit, summary)
+            root = site.tiers[name].root
+            _show(invocation, f"tier {name}", ((root, act) for act in acts), summary)
+    return EXIT_OK
+
+
+def _by_hand(site: Site, paths: Sequence[Path], limit: int | None) -> Iterator[tuple[Path, PlannedAct]]:
+    for path in paths:
+        for tier, row in islice(site.rows(path, _PLANNABLE), limit):
+            yield tier.root, planning.forced(row, tier.name, site.settings)
+
+
+def _show(
+    invocation: Invocation,
+    title: str,
+    acts: Iterator[tuple[Path, PlannedAct]],
+    summary: PlanSummary,
+    *,
+    fill: bool = False,
+) -> None:
+    output = invocation.output
+    rows: list[list[str]] = []
+    most = None if invocation.verbose else _SHOWN
+    for root, act in acts:
+        if fill:
+            summary.add(act)
+        line = Planned(
+            root / act.file.path, act.file.size, act.bytes_after, act.action, act.rule, act.scheme, act.reasons
+        )
+        output.json(line, "act")
+        if not output.as_json and (most is None or len(rows) < most):
+            rows.append([str(line.path), about_size(line.bytes_now), act.action, act.rule, "; ".join(act.reasons)])
+    output.json(_Totals(title, summary, summary.files, summary.bytes_now, summary.bytes_after), "plan")
+    if not output.as_json:
+        _print_plan(output, title, rows, summary)
+
+
+@dataclass(frozen=True, slots=True)
+class _Totals:
+    what: str
+    summary: PlanSummary
+    files: int
+    bytes_now: int
+    bytes_after: int
+
+
+def _print_plan(output: Output, title: str, rows: list[list[str]], summary: PlanSummary) -> None:
+    output.text(title, style="bold")
+    if not summary.files:
+        output.text("Nothing would be done now.")
+    else:
+        columns = [Column("coldest first"), Column("size", number=True), Column("act"), Column("rule"), Column("why")]
+        output.table(columns, rows)
+        if len(rows) < summary.files:
+            output.text(f"... and {summary.files - len(rows):,} more (-v shows all)")
+        output.table(
+            [
+                Column("rule"),
+                Column("act"),
+                Column("scheme"),
+                *(Column(c, number=True) for c in ("files", "now", "after")),
+            ],
+            [
+                [
+                    line.rule,
+                    line.action,
+                    line.scheme,
+                    line.files,
+                    about_size(line.bytes_now),
+                    about_size(line.bytes_after),
+                ]
+                for line in summary.lines
+            ],
+            total=["in all", "", "", summary.files, about_size(summary.bytes_now), about_size(summary.bytes_after)],
+        )
+        output.text(f"It would save {about_size(summary.saving)} once the grace periods are over.")
+    if summary.skipped:
+        _print_skipped(output, summary.skipped)
+    if summary.capped:
+        output.text("The sweep's caps end this plan; the next sweep goes on.")
+
+
+def _print_skipped(output: Output, skipped: Counter[Why]) -> None:
+    output.table(
+        [Column("files", number=True), Column("left alone because")],
+        [[count, why.value] for why, count in skipped.most_common()],
+    )
+
+
+def _explain(invocation: Invocation, path: Path) -> int:
+    output = invocation.output
+    with open_site(invocation.settings, readonly=True) as site:
+        located = site.locate(path)
+        found = planning.explain(site.catalog, located.tier, site.settings, datetime.now(UTC), located.relative)
+    output.json(found, "explanation")
+    if not output.as_json:
+        _print_explanation(output, path, found)
+    return EXIT_OK
+
+
+def _print_explanation(output: Output, path: Path, found: Explanation) -> None:
+    decision = found.decision
+    by = f" by rule {decision.rule.name}" if decision.rule else ""
+    output.facts(
+        [
+            ("file", str(path)),
+            ("state", found.file.state.label),
+            ("now", f"{decision.action}{by} ({decision.why})"),
+            *(("because", reason) for reason in decision.reasons),
+        ]
+    )
+    for verdict in found.verdicts:
+        output.table(
+            [Column(""), Column("condition"), Column("found")],
+            [[_sign(condition.holds), condition.why.value, condition.sentence] for condition in verdict.conditions],
+            title=f"rule {verdict.rule.name}: {'matches' if verdict.matches else 'does not match'}",
+        )
+
+
+def _sign(holds: bool | None) -> str:
+    return "unknown" if holds is None else "yes" if holds else "no"

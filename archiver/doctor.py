@@ -1,0 +1,263 @@
+"""Does everything work here? Looks at every part, leaves everything as it was."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from itertools import islice
+from pathlib import Path
+
+from archiver.catalog import Catalog
+from archiver.config import Settings, load
+from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, SystemRefused, from_os_error
+from archiver.lifecycle import journal
+from archiver.models.vault import Vault
+from archiver.tiers.local import Abilities, LocalTier
+from archiver.units import about_duration, about_size
+
+_LIBRARIES = ("torch", "diffusers", "safetensors", "efficientnet_lite_pytorch")
+_LITTLE = 200 * 10**6  # bytes; a catalog that cannot grow stops everything
+_YOUNGEST = datetime(2026, 1, 1, tzinfo=UTC)  # no clock is right that says an earlier year than this program's
+_NEEDED = {0: "CAP_CHOWN", 1: "CAP_DAC_OVERRIDE", 3: "CAP_FOWNER", 28: "CAP_LEASE"}  # linux/capability.h
+
+
+class Verdict(StrEnum):
+    """How one check ended."""
+
+    OK = "ok"
+    WARNING = "warning"
+    BROKEN = "broken"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that was looked at, what was found, and what to do about it."""
+
+    subject: str
+    verdict: Verdict
+    finding: str
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All checks, in the order in which they were made."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """7 when something is broken, 1 when something is worth a look."""
+        found = {check.verdict for check in self.checks}
+        if Verdict.BROKEN in found:
+            return SystemRefused.exit_code
+        return EXIT_WARNINGS if Verdict.WARNING in found else EXIT_OK
+
+
+def examine(config: Path) -> Report:
+    """Look at everything that the configuration at `config` names. Raises nothing that a user could meet."""
+    try:
+        settings = load(config)
+    except ArchiverError as error:
+        return Report((_broken("configuration", error),))
+    parts: list[tuple[str, Callable[[], Iterator[Check]]]] = [
+        ("configuration", lambda: _configuration(config, settings)),
+        ("libraries", _libraries),
+        ("privileges", _privileges),
+        ("clock", lambda: _clock(settings)),
+        ("vault", lambda: _vault(settings)),
+        ("catalog", lambda: _catalog(settings)),
+    ]
+    for tier in settings.tier:
+        parts.append((f"tier {tier.name}", lambda tier=tier: _tier(settings, LocalTier(tier))))  # type: ignore[misc]
+    return Report(tuple(check for name, part in parts for check in _guarded(name, part)))
+
+
+def _guarded(name: str, part: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """One part's failure is a finding and does not keep the others from being looked at."""
+    try:
+        yield from part()
+    except ArchiverError as error:
+        yield _broken(name, error)
+    except OSError as error:
+        yield _broken(name, from_os_error(error))
+
+
+def _broken(subject: str, error: ArchiverError) -> Check:
+    return Check(subject, Verdict.BROKEN, error.message, error.hint)
+
+
+# -- the machine -------------------------------------------------------------------------------------------------------
+
+
+def _configuration(path: Path, settings: Settings) -> Iterator[Check]:
+    found = f"{path}: {len(settings.tier)} tier(s), {len(settings.rule)} rule(s)"
+    if not settings.tier or not settings.rule:
+        what = "tier" if not settings.tier else "rule"
+        yield Check("configuration", Verdict.WARNING, found, f"Without a [[{what}]] nothing is ever archived.")
+    else:
+        yield Check("configuration", Verdict.OK, found)
+    if settings.redacted_url != settings.catalog.url and "***" in settings.redacted_url:
+        holder = settings.catalog.url_file or path
+        if holder.stat().st_mode & 0o077:
+            hint = f"It holds a database password: chmod 600 {holder}"
+            yield Check("configuration", Verdict.WARNING, f"{holder} can be read by other users", hint)
+
+
+def _libraries() -> Iterator[Check]:
+    missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        found = f"not installed: {', '.join(missing)}; nothing can be archived or recalled here"
+        yield Check("model libraries", Verdict.WARNING, found, "pip install 'archiver[decode]'")
+    else:
+        yield Check("model libraries", Verdict.OK, "installed")
+
+
+def _privileges() -> Iterator[Check]:
+    status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    held = int(status.partition("CapEff:")[2].split(maxsplit=1)[0], 16)
+    lacking = [name for bit, name in _NEEDED.items() if not held >> bit & 1]
+    who = f"user {os.geteuid()}"
+    if lacking:
+        found = f"{who}, without {', '.join(lacking)}: only files of this user can be released"
+        yield Check(
+            "privileges",
+            Verdict.WARNING,
+            found,
+            "Fine where all files are this user's; else run it as its systemd unit does.",
+        )
+    else:
+        yield Check("privileges", Verdict.OK, f"{who}, may act on everybody's files")
+
+
+def _clock(settings: Settings) -> Iterator[Check]:
+    now = datetime.now(UTC)
+    if now < _YOUNGEST:
+        yield Check(
+            "clock", Verdict.BROKEN, f"it says {now:%Y-%m-%d}", "Set it: ages and grace periods are counted by it."
+        )
+        return
+    with Catalog.open(settings.catalog_url) as catalog:
+        last = next((row.at for row in islice(catalog.audit_rows(limit=1), 1)), 0)
+    behind = last - time.time()
+    if behind > 60:
+        span = about_duration(datetime.fromtimestamp(last, UTC) - now)
+        yield Check(
+            "clock",
+            Verdict.BROKEN,
+            f"{span} behind the last act in the catalog",
+            "Set it: grace periods are counted by it.",
+        )
+    else:
+        yield Check("clock", Verdict.OK, f"{now:%Y-%m-%d %H:%M} UTC, not before the last act")
+
+
+# -- what is kept ------------------------------------------------------------------------------------------------------
+
+
+def _vault(settings: Settings) -> Iterator[Check]:
+    vault = Vault(settings.vault.path)
+    for profile in vault.list():
+        subject = f"profile {profile.name}"
+        try:
+            vault.verify(profile)
+            yield Check(subject, Verdict.OK, f"{profile.fingerprint.hex()[:16]}, every weight file matches its SHA-256")
+        except ArchiverError as error:
+            yield _broken(subject, error)
+    try:
+        vault.named(settings.model.profile)
+    except ArchiverError as error:
+        yield _broken("model.profile", error)
+    with Catalog.open(settings.catalog_url) as catalog:
+        uses = catalog.profiles()
+    for use in uses:
+        subject = f"records of profile {use.profile.hex()[:16]}"
+        if vault.holds(use.profile):
+            yield Check(subject, Verdict.OK, f"{use.live:,} live records can be decoded")
+        else:
+            found = f"{use.live:,} live records cannot be decoded: their weights are not in the vault"
+            yield Check(subject, Verdict.BROKEN, found, "Bring them back with `archiver models import FILE`.")
+
+
+def _catalog(settings: Settings) -> Iterator[Check]:
+    with Catalog.open(settings.catalog_url) as catalog:
+        yield Check("catalog", Verdict.OK, settings.redacted_url)
+        damage = catalog.integrity()
+        if damage:
+            hint = "Stop the daemon, keep this file, restore a backup or `archiver rebuild` into a new catalog."
+            yield Check("catalog", Verdict.BROKEN, "; ".join(damage[:3]), hint)
+        wrong = catalog.recount(correct=False)
+        if wrong:
+            found = ", ".join(f"{one.tier} {one.what}: {one.files} instead of {one.counted_files}" for one in wrong)
+            yield Check("counters", Verdict.WARNING, found, "`archiver verify` counts anew.")
+        else:
+            yield Check("counters", Verdict.OK, "agree with the rows")
+    if settings.catalog_url.startswith("sqlite"):
+        yield from _database_file(Path("/" + settings.catalog_url.partition(":///")[2].lstrip("/").partition("?")[0]))
+
+
+def _database_file(path: Path) -> Iterator[Check]:
+    if path.stat().st_mode & stat.S_IWOTH:
+        yield Check("catalog", Verdict.BROKEN, f"{path} can be written by everybody", f"chmod 600 {path}")
+    free = shutil.disk_usage(path.parent).free
+    verdict = Verdict.OK if free > _LITTLE else Verdict.WARNING
+    yield Check("catalog's disk", verdict, f"{about_size(free)} free")
+
+
+# -- tiers -------------------------------------------------------------------------------------------------------------
+
+
+def _tier(settings: Settings, tier: LocalTier) -> Iterator[Check]:
+    subject = f"tier {tier.name}"
+    try:
+        with Catalog.open(settings.catalog_url) as catalog:
+            row = next((row for row in catalog.tiers() if row.name == tier.name), None)
+        tier.expect(row.identity if row else None)
+        tier.check()
+        yield _space(subject, settings, tier)
+        yield _abilities(subject, tier.probe())
+        under_way = len(list(journal.entries(tier.journal_fd)))
+        if under_way:
+            hint = "A running daemon is at work, or a crash left them: `archiver reconcile`."
+            yield Check(subject, Verdict.WARNING, f"{under_way} act(s) under way", hint)
+        if row is None or row.first_scan_done_at is None:
+            yield Check(subject, Verdict.WARNING, "never scanned", "`archiver scan`; nothing is archived before.")
+    finally:
+        tier.close()
+
+
+def _space(subject: str, settings: Settings, tier: LocalTier) -> Check:
+    space = tier.space()
+    found = f"{tier.root}: {about_size(space.free)} free of {about_size(space.total)}"
+    if space.free < settings.release.min_free:
+        return Check(
+            subject, Verdict.WARNING, found, "Below release.min_free: nothing is released until there is more."
+        )
+    return Check(subject, Verdict.OK, found)
+
+
+def _abilities(subject: str, able: Abilities) -> Check:
+    needs = {
+        "leases": able.lease,
+        "atomic exchange": able.exchange,
+        "holes": able.punch_hole,
+        "extended attributes": able.xattr,
+    }
+    kind = able.filesystem or "filesystem of unknown kind"
+    if not able.writable:
+        return Check(subject, Verdict.BROKEN, f"{kind}, read-only", "Nothing can be released or recalled.")
+    if lacking := [name for name, there in needs.items() if not there]:
+        hint = "Nothing can be released there. Run archiver where the disk is; ext4, xfs and btrfs have them."
+        return Check(subject, Verdict.BROKEN, f"{kind}, without {', '.join(lacking)}", hint)
+    found = f"{kind}: {', '.join(needs)}"
+    if not able.atime:
+        hint = "Ages are counted from what the daemon's watcher sees and from changes, not from reads before it ran."
+        return Check(subject, Verdict.WARNING, f"{found}; mounted noatime", hint)
+    return Check(subject, Verdict.OK, found)
