@@ -1,4 +1,4 @@
-"""What holds for every test: the disks of fixtures_fs, and no silent skipping where everything must run."""
+"""What holds for every test: the catalogs and disks of fixtures_*, and no silent skipping where everything must run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-pytest_plugins = ["fixtures_fs"]
+pytest_plugins = ["fixtures_catalog", "fixtures_fs"]
 
 
 @pytest.hookimpl(wrapper=True)

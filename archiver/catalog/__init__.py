@@ -11,7 +11,7 @@ __all__ = ["Catalog"]
 
 
 def __getattr__(name: str) -> Any:
-    # SQLAlchemy takes a quarter of a second to import; `archiver status` reads through archiver.catalog.quick without it.
+    # SQLAlchemy takes a quarter of a second to import; archiver.catalog.quick has to do without it.
     if name == "Catalog":
         from archiver.catalog.catalog import Catalog
 

@@ -1,4 +1,4 @@
-"""The lifecycle's changes of state: each one compare-and-swap, with its counters and its audit row, in one transaction."""
+"""The lifecycle's changes of state: each compare-and-swap, with counters and audit row, in one transaction."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ _RECORDABLE = (State.RESIDENT, State.SUPERSEDED)
 class Acts(Recorder):
     """Changes of one file's state, or of a batch's.
 
-    `version` is what stands at the path after the act. All raise NotTracked for a file that is not there, StateConflict where it is in
-    another state than the act begins with; nothing is changed then.
+    `version` is what stands at the path after the act. All raise NotTracked for a file that is not there, StateConflict
+    where it is in another state than the act begins with; nothing is changed then.
     """
 
     def commit_records(self, batch: Sequence[NewRecord]) -> list[int | None]:
-        """Make verified records durable: resident or superseded -> recorded. Returns their numbers in the order of the batch.
+        """Make verified records durable: resident or superseded -> recorded. Returns their numbers in the order of the
+        batch.
 
-        None stands for a file that is no longer the one that was encoded (another version or state); the others are not held up by it.
+        None stands for a file that is no longer the one that was encoded (another version or state); the others are not
+        held up by it.
         """
         with self._change() as ledger:
             locked = ledger.lock(new.file_id for new in batch)
@@ -43,7 +45,7 @@ class Acts(Recorder):
             return ids
 
     def refuse(self, batch: Iterable[Refused]) -> int:
-        """Note why files stay as they are; they are no candidates until they change. Returns how many were still as they were seen."""
+        """Note why files stay as they are; they are no candidates until they change. Returns how many were."""
         noted = 0
         for page in pages(batch):
             with self._change() as ledger:
@@ -61,7 +63,7 @@ class Acts(Recorder):
     def mark_released(
         self, file_id: int, record_id: int, *, version: Version, holding: Holding | None = None, rule: str = ""
     ) -> None:
-        """recorded -> released: a placeholder (`version`) stands there, the original is held or, without `holding`, deleted."""
+        """recorded -> released: a placeholder (`version`) stands there, the original is held, or deleted."""
         with self._change() as ledger:
             file = _locked(ledger, file_id, State.RECORDED)
             if file.record_id != record_id:
@@ -105,7 +107,8 @@ class Acts(Recorder):
             ledger.tell(Act.UNDONE, file)
 
     def adopt(self, adopted: Adopted) -> int:
-        """resident or superseded -> released or recalled: the file turned out to carry a record. Returns the record's number.
+        """resident or superseded -> released or recalled: the file turned out to carry a record. Returns the record's
+        number.
 
         A record that the catalog has already is not stored twice. Each step on the way is a legal one.
         """
@@ -138,7 +141,8 @@ class Acts(Recorder):
             _delete_records(ledger, [file.record_id])
 
     def forget(self, file_id: int) -> None:
-        """Delete a gone file and its records from the catalog; the audit keeps its path and the hashes of its originals.
+        """Delete a gone file and its records from the catalog; the audit keeps its path and the hashes of its
+        originals.
 
         Raises StateConflict for a file that is not gone, or whose original is still held.
         """
@@ -228,7 +232,7 @@ def _insert_record(ledger: Ledger, new: NewRecord) -> int:
 
 
 def _hold(ledger: Ledger, file: Locked, holding: Holding) -> None:
-    """List a held original. One that is listed already stays with its file, unless that is gone: then its placeholder was moved here."""
+    """List a held original. One listed already stays with its file, unless that is gone: then its placeholder moved."""
     listed = (
         select(Held.record_id, File.id, File.state)
         .join(Record, Record.id == Held.record_id)

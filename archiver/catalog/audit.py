@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, and_, func, or_, select
 from sqlalchemy.orm import aliased
 
 from archiver.catalog.ledger import Recorder
@@ -15,7 +15,7 @@ from archiver.catalog.tables import Audit, Directory, File, Rule
 
 # A forgotten file's path is in the row that tells of it; there is at most one, and few files are forgotten.
 _farewell = aliased(Audit)
-_ROWS: Select[Any] = (
+_ROWS = (
     select(
         Audit.id,
         Audit.at,
@@ -53,7 +53,7 @@ class AuditLog(Recorder):
         rule: str = "",
         detail: str = "",
     ) -> None:
-        """Write an act down that changed no state: a failure, the end of a verification. A file that is not there gets its row all the same."""
+        """Write an act down that changed no state: a failure, the end of a verification."""
         with self._change() as ledger:
             file = ledger.lock([file_id]).get(file_id) if file_id is not None else None
             ledger.tell(act, file, tier_id=tier_id, path=path, rule=rule, detail=detail)
@@ -61,7 +61,8 @@ class AuditLog(Recorder):
     def audit_rows(
         self, *, tier_id: int | None = None, path: str | None = None, since: int | None = None, limit: int | None = None
     ) -> Iterator[AuditRow]:
-        """Acts, newest first, page by page: all, those of a tier, or those on one path of a tier, from the time `since` on.
+        """Acts, newest first, page by page: all, those of a tier, or those on one path of a tier, from the time `since`
+        on.
 
         Raises ValueError for a path without its tier.
         """
@@ -80,7 +81,8 @@ class AuditLog(Recorder):
             size = PAGE if left is None else min(PAGE, left)
             with self._read() as connection:
                 page = query if last is None else query.where(Audit.id < last)
-                rows = [_audit_row(*row) for row in connection.execute(page.limit(size))]
+                found: Iterable[Any] = connection.execute(page.limit(size))
+                rows = [_audit_row(*row) for row in found]
             yield from rows
             if len(rows) < PAGE:
                 return
@@ -88,7 +90,7 @@ class AuditLog(Recorder):
             left = None if left is None else left - len(rows)
 
     def _on_path(self, tier_id: int, path: str) -> ColumnElement[bool]:
-        """Rows of the file that is at a path now, of files that were forgotten there, and those that name the path itself."""
+        """Rows of the file at a path now, of files that were forgotten there, and those that name the path itself."""
         folder, _, name = path.rpartition("/")
         now = select(File.id).join(Directory, Directory.id == File.directory_id)
         now = now.where(Directory.tier_id == tier_id, Directory.path == folder, File.name == name)

@@ -1,6 +1,7 @@
 """The catalog: one object for everything the other parts ask of the database.
 
-Each base class is one concern, in a module of its own; all share the engine and the transactions of archiver.catalog.store.
+Each base class is one concern, in a module of its own; all share the engine and the transactions of
+archiver.catalog.store.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from archiver.catalog.tiers import Tiers
 class Catalog(Tiers, ScanWriter, Lookup, Acts, HoldingArea, Pins, AuditLog, Counters, InstanceLock):
     """An open catalog; safe to use from several threads. Use `Catalog.open`, as a context manager or with `dispose`.
 
-    Every method is one transaction: when it returns, what it did is durable; when it raises, nothing was done. All of them raise
-    CatalogUnavailable when the database cannot be read, is locked for too long, or is damaged.
+    Every method is one transaction: when it returns, what it did is durable; when it raises, nothing was done. All of
+    them raise CatalogUnavailable when the database cannot be read, is locked for too long, or is damaged.
     """
 
     @classmethod

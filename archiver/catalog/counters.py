@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 from sqlalchemy import Connection, func, select, update
 
 from archiver.catalog.ledger import Recorder
@@ -33,7 +31,8 @@ class Counters(Recorder):
         ]
 
     def recount(self, *, correct: bool = True) -> list[Correction]:
-        """Count every row; returns the counters that did not agree, and with `correct` puts them right, with an audit row each.
+        """Count every row; returns the counters that did not agree, and with `correct` puts them right, with an audit
+        row each.
 
         Takes as long as reading the table of files does, and nobody else writes meanwhile.
         """
@@ -63,7 +62,11 @@ class Counters(Recorder):
             if correct:
                 numbers = {name: tier_id for tier_id, name in names.items()}
                 for wrong in corrections:
-                    detail = f"{wrong.what}: {wrong.files} files, {wrong.bytes} bytes were {wrong.counted_files}, {wrong.counted_bytes}"
+                    said, are = (
+                        f"{wrong.files} files, {wrong.bytes} bytes",
+                        f"{wrong.counted_files}, {wrong.counted_bytes}",
+                    )
+                    detail = f"{wrong.what}: {said} were {are}"
                     ledger.tell(Act.CORRECTED, tier_id=numbers[wrong.tier], detail=detail)
             return corrections
 
@@ -91,4 +94,4 @@ def _held_counted(connection: Connection) -> dict[int, _Count]:
         .join(File, File.id == Record.file_id)
         .group_by(File.tier_id)
     )
-    return {cast(int, tier): (files, int(size)) for tier, files, size in connection.execute(query)}
+    return {tier: (files, int(size)) for tier, files, size in connection.execute(query)}

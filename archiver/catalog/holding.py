@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import Select, select, tuple_
+from sqlalchemy import select, tuple_
 
 from archiver.catalog.acts import let_go
 from archiver.catalog.ledger import Recorder
@@ -13,20 +13,20 @@ from archiver.catalog.store import PAGE
 from archiver.catalog.tables import Held, Record
 from archiver.errors import NotTracked
 
-_HELD: Select[tuple[int, int, str, int, int]] = select(
-    Record.file_id, Held.record_id, Held.name, Held.size, Held.expires_at
-).join(Record, Record.id == Held.record_id)
+_HELD = select(Record.file_id, Held.record_id, Held.name, Held.size, Held.expires_at).join(
+    Record, Record.id == Held.record_id
+)
 
 
 class HoldingArea(Recorder):
     """Originals that can still be given back."""
 
     def holding_for(self, file_id: int) -> HoldingRow | None:
-        """The original that is held for a file; the newest, where it was written to and released again within a grace period."""
+        """The original that is held for a file; the newest, where it was written to and released again meanwhile."""
         with self._read() as connection:
             query = _HELD.where(Record.file_id == file_id).order_by(Held.record_id.desc()).limit(1)
             row = connection.execute(query).one_or_none()
-        return None if row is None else HoldingRow(*row)
+        return None if row is None else HoldingRow(*row._tuple())
 
     def holding_due(self, now: int) -> Iterator[HoldingRow]:
         """Held originals whose grace period is over at `now`, longest over first, page by page."""
@@ -35,7 +35,7 @@ class HoldingArea(Recorder):
         while True:
             page = query if last is None else query.where(tuple_(Held.expires_at, Held.record_id) > last)
             with self._read() as connection:
-                rows = [HoldingRow(*row) for row in connection.execute(page.limit(PAGE))]
+                rows = [HoldingRow(*row._tuple()) for row in connection.execute(page.limit(PAGE))]
             yield from rows
             if len(rows) < PAGE:
                 return

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, bindparam, insert, select, update
 
-from archiver.catalog.rows import Act, State, Version
+from archiver.catalog.rows import Act, Version
 from archiver.catalog.store import PAGE, Store
 from archiver.catalog.tables import Audit, Counter, File, Profile, Rule, Tier
-
 
 T = TypeVar("T")
 
@@ -80,7 +79,7 @@ _HOLD = (
 
 
 class Ledger:
-    """One transaction's changes. Files are written at once, counters and audit rows when it is settled, in a fixed order."""
+    """One transaction's changes: files are written at once, counters and audit rows when it is settled."""
 
     def __init__(self, connection: Connection, at: int) -> None:
         self.connection = connection
@@ -99,7 +98,7 @@ class Ledger:
         return found
 
     def write(self, pairs: Sequence[tuple[Locked, Locked]]) -> None:
-        """Turn rows into other rows, and move the counters with them. The schema's triggers refuse an illegal change of state."""
+        """Turn rows into other rows, and move the counters with them. Triggers refuse an illegal change of state."""
         if not pairs:
             return
         self.connection.execute(
@@ -173,7 +172,7 @@ class Ledger:
         return self._number_of(Profile, Profile.fingerprint, fingerprint)
 
     def settle(self) -> None:
-        """Write counters and audit rows; the last thing before the commit, so that others wait for the counters only briefly."""
+        """Write audit rows and counters; the last thing before the commit, so that others wait for them briefly."""
         self._write_audit()
         counts = [
             {"tier": tier, "of": state, "more_files": files, "more_bytes": size}

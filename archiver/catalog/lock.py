@@ -14,14 +14,13 @@ from archiver.catalog.store import Store, sqlite_path
 from archiver.errors import AnotherInstance, CatalogUnavailable
 
 _KEY = 0x617263686976  # "archiv"; advisory locks are told apart by number, within one database
-_HOLDER = """
-    SELECT activity.application_name FROM pg_locks AS lock JOIN pg_stat_activity AS activity USING (pid)
-    WHERE lock.locktype = 'advisory' AND lock.granted AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    AND (lock.classid::bigint << 32 | lock.objid::bigint) = %s"""
+_HOLDER = """ SELECT activity.application_name FROM pg_locks AS lock JOIN pg_stat_activity AS activity USING (pid) WHERE
+lock.locktype = 'advisory' AND lock.granted AND lock.database = (SELECT oid FROM pg_database WHERE datname =
+current_database()) AND (lock.classid::bigint << 32 | lock.objid::bigint) = %s"""
 
 
 class InstanceLock(Store):
-    """The lock that a daemon holds while it serves a catalog; the system takes it back when the process ends, however it ends."""
+    """The lock that a daemon holds while it serves a catalog; the system takes it back however the process ends."""
 
     @contextmanager
     def instance_lock(self) -> Iterator[None]:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, Select, func, literal_column, select, tuple_, update, bindparam
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Connection,
+    Select,
+    bindparam,
+    func,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
 
 from archiver.catalog.ledger import Recorder, pages
 from archiver.catalog.rows import FileRow, ProfileUse, RecordRow, State
@@ -27,8 +38,11 @@ _FILE = select(
     File.refusal,
 ).join(Directory, Directory.id == File.directory_id)
 
+if TYPE_CHECKING:
+    Query = Select[*tuple[Any, ...]]
+
 # Spelled as in the index: the databases use a partial index only for a query that says what the index says.
-_IN_CANDIDATE_INDEX = literal_column("file.state IN (1, 2, 4, 5)")
+_IN_CANDIDATE_INDEX: ColumnElement[bool] = literal_column("file.state IN (1, 2, 4, 5)", Boolean)
 CANDIDATE_STATES = (State.RESIDENT, State.RECORDED, State.RECALLED, State.SUPERSEDED)
 
 
@@ -86,8 +100,8 @@ class Lookup(Recorder):
     ) -> Iterator[FileRow]:
         """Files that could be recorded or released, longest unused first; those once refused only with `refused`.
 
-        `accessed_before`: only those last used before. `after`: go on behind this one. Fetched page by page, each its own transaction: a file
-        whose state changes meanwhile is given as it is when its page is read.
+        `accessed_before`: only those last used before. `after`: go on behind this one. Fetched page by page, each its
+        own transaction: a file whose state changes meanwhile is given as it is when its page is read.
         """
         wanted = [int(state) for state in states]
         if not set(wanted) <= set(CANDIDATE_STATES):
@@ -113,9 +127,11 @@ class Lookup(Recorder):
     def stream_files(
         self, tier_id: int | None, states: Iterable[State] | None = None, *, after: int = 0, under: str = ""
     ) -> Iterator[FileRow]:
-        """Files of a tier, or of all, in some states, or in all: in the order of their numbers, from the one behind `after`.
+        """Files of a tier, or of all, in some states, or in all: in the order of their numbers, from the one behind
+        `after`.
 
-        With `under`, only those in that directory and below it, in the order of their paths' directories; `after` is not used then.
+        With `under`, only those in that directory and below it, in the order of their paths' directories; `after` is
+        not used then.
         """
         query = _FILE
         if states is not None:
@@ -172,12 +188,12 @@ class Lookup(Recorder):
         with self._read() as connection:
             return [ProfileUse(bytes(profile), live, total) for profile, live, total in connection.execute(query)]
 
-    def _page(self, query: Select[Any], limit: int | None = None) -> list[FileRow]:
+    def _page(self, query: Query, limit: int | None = None) -> list[FileRow]:
         with self._read() as connection:
             size = PAGE if limit is None else min(PAGE, limit)
             return [file_row(row) for row in connection.execute(query.limit(size))]
 
-    def _below(self, query: Select[Any], tier_id: int, under: str) -> Iterator[FileRow]:
+    def _below(self, query: Query, tier_id: int, under: str) -> Iterator[FileRow]:
         inside = (Directory.path == under) | ((Directory.path > f"{under}/") & (Directory.path < f"{under}0"))
         directories = select(Directory.id, Directory.path).where(Directory.tier_id == tier_id, inside)
         directories = directories.order_by(Directory.path)
@@ -186,12 +202,13 @@ class Lookup(Recorder):
             with self._read() as connection:
                 more = directories if last is None else directories.where(Directory.path > last)
                 found = connection.execute(more.limit(PAGE)).all()
-            for directory_id, last in found:  # noqa: B020
+            for directory_id, _ in found:
                 yield from self._in_directory(query, directory_id)
             if len(found) < PAGE:
                 return
+            last = found[-1].path
 
-    def _in_directory(self, query: Select[Any], directory_id: int) -> Iterator[FileRow]:
+    def _in_directory(self, query: Query, directory_id: int) -> Iterator[FileRow]:
         query = query.where(File.directory_id == directory_id).order_by(File.name)
         name = None
         while True:
@@ -202,9 +219,10 @@ class Lookup(Recorder):
             name = rows[-1].name
 
 
-def file_row(row: Row[Any] | Sequence[Any]) -> FileRow:
+def file_row(row: Any) -> FileRow:
     """A FileRow from the columns of a file query."""
-    return FileRow(*row[:4], State(row[4]), *row[5:])
+    file_id, tier_id, folder, name, state, *rest = row
+    return FileRow(file_id, tier_id, folder, name, State(state), *rest)
 
 
 def _records(connection: Connection, condition: Any) -> list[RecordRow]:
@@ -230,4 +248,5 @@ def _records(connection: Connection, condition: Any) -> list[RecordRow]:
         .where(condition)
         .order_by(Record.id.desc())
     )
-    return [RecordRow(*row) for row in connection.execute(query)]
+    rows: Iterable[Any] = connection.execute(query)
+    return [RecordRow(*row) for row in rows]

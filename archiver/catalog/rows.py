@@ -1,8 +1,9 @@
 """What the catalog hands out and takes in: plain values, no database.
 
-Importing this module costs next to nothing, so that `archiver status` can use it without SQLAlchemy. Paths are relative to their tier,
-`/` between the parts, `""` for the tier itself; as `str` they are `os.fsdecode`d (surrogates where a name is not UTF-8), in the types of the
-scan they are the kernel's bytes. Times are whole seconds since 1970, UTC; sizes are bytes.
+Importing this module costs next to nothing, so that `archiver status` can use it without SQLAlchemy. Paths are relative
+to their tier, `/` between the parts, `""` for the tier itself; as `str` they are `os.fsdecode`d (surrogates where a
+name is not UTF-8), in the types of the scan they are the kernel's bytes. Times are whole seconds since 1970, UTC; sizes
+are bytes.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ class Known(NamedTuple):
 
 
 class DirectoryRow(NamedTuple):
-    """A directory of a tier. `fingerprint` is the scanner's own, None where the contents are not known to be as catalogued."""
+    """A directory of a tier. `fingerprint` is the scanner's own; None where the next scan has to look at every file."""
 
     id: int
     path: bytes
@@ -115,9 +116,9 @@ class DirectoryRow(NamedTuple):
 class DirectoryChange:
     """How a directory differs from the catalog.
 
-    `directory_id` None: not known yet (it is made, with its parents). `changed` pairs a known file with what stands there now, `missing`
-    are known files that are not there any more, `vanished` are child directories (by id) that are not there any more, with all
-    below them. `fingerprint` is stored; None makes the next scan look again.
+    `directory_id` None: not known yet (it is made, with its parents). `changed` pairs a known file with what stands
+    there now, `missing` are known files that are not there any more, `vanished` are child directories (by id) that are
+    not there any more, with all below them. `fingerprint` is stored; None makes the next scan look again.
     """
 
     path: bytes
@@ -162,7 +163,7 @@ class TierRow:
 
 @dataclass(frozen=True, slots=True)
 class FileRow:
-    """A tracked file. Size, mtime and inode are those of what stands at the path now: original, placeholder or recalled image."""
+    """A tracked file. Size, mtime and inode are those of what stands there: original, placeholder or recalled image."""
 
     id: int
     tier_id: int
@@ -329,10 +330,11 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Adopted:
-    """A tracked file that turned out to be a placeholder (RELEASED) or a generated image (RECALLED) with its own record inside.
+    """A tracked file that turned out to be a placeholder (RELEASED) or a generated image (RECALLED) with its own record
+    inside.
 
-    `record` holds what it carries; its `file_id` and `expected` name the row and what was read. `recalled_sha256` is the hash of a
-    generated image's bytes, `holding` the held original if it is still there.
+    `record` holds what it carries; its `file_id` and `expected` name the row and what was read. `recalled_sha256` is
+    the hash of a generated image's bytes, `holding` the held original if it is still there.
     """
 
     record: NewRecord

@@ -1,7 +1,9 @@
-"""What a scan tells the catalog: whole directories at a time, many in one transaction, with as little between it and the disk as can be.
+"""What a scan tells the catalog: whole directories at a time, many in one transaction, with as little between it and
+the disk as can be.
 
-First scans insert hundreds of thousands of files, so new files and directories go past SQLAlchemy's expression language, as tuples
-(SQLite) or arrays (PostgreSQL) handed straight to the driver. Everything that was known before goes through the ledger.
+First scans insert hundreds of thousands of files, so new files and directories go past SQLAlchemy's expression
+language, as tuples (SQLite) or arrays (PostgreSQL) handed straight to the driver. Everything that was known before goes
+through the ledger.
 """
 
 from __future__ import annotations
@@ -68,14 +70,15 @@ class ScanWriter(Recorder):
             mark = "?" if self.is_sqlite else "%s"
             query = f"SELECT id, name, state, size, mtime_ns, inode FROM file WHERE directory_id = {mark}"
             rows = connection.exec_driver_sql(query, (directory_id,)).all()
-        return [Known(*row[:5], row[5] % (1 << 64)) for row in rows]
+        return [Known(*row)._replace(inode=row[5] % (1 << 64)) for row in rows]
 
     def apply_changes(self, tier_id: int, changes: Sequence[DirectoryChange]) -> Applied:
         """Bring directories of one tier up to date, in one transaction.
 
-        New files are resident. A changed file that a record speaks for is superseded, any other gets its new version and may be
-        tried again. A missing file is gone; one that comes back is what it was, or superseded if it is not the same any more. Superseded, gone
-        and returned files have an audit row each; new ones only the one of `finish_scan`.
+        New files are resident. A changed file that a record speaks for is superseded, any other gets its new version
+        and may be tried again. A missing file is gone; one that comes back is what it was, or superseded if it is not
+        the same any more. Superseded, gone and returned files have an audit row each; new ones only the one of
+        `finish_scan`.
         """
         with self._change() as ledger:
             numbers, fresh = _number_directories(ledger.connection, tier_id, changes)
@@ -105,7 +108,7 @@ def _directory_row(directory_id: int, path: str, fingerprint: bytes | None) -> D
 def _number_directories(
     connection: Connection, tier_id: int, changes: Sequence[DirectoryChange]
 ) -> tuple[dict[bytes, int], set[int]]:
-    """The number of every changed directory, by path; those not known are made, with their parents. Also the numbers made."""
+    """Every changed directory's number, by path; unknown ones are made, with their parents. Also the numbers made."""
     numbers = {change.path: change.directory_id for change in changes if change.directory_id is not None}
     wanted = {parent for change in changes if change.directory_id is None for parent in _with_parents(change.path)}
     wanted -= numbers.keys()
@@ -152,7 +155,7 @@ _Change = tuple[int, Found]
 def _sort_new(
     connection: Connection, numbers: dict[bytes, int], fresh: set[int], changes: Sequence[DirectoryChange]
 ) -> tuple[list[tuple[int, list[Found]]], list[_Change]]:
-    """New files by directory, and those among them that the catalog has after all (a watcher was faster, a gone one is back)."""
+    """New files by directory, and those that the catalog has after all (a watcher was faster, a gone one is back)."""
     new: list[tuple[int, list[Found]]] = []
     known: list[_Change] = []
     for change in changes:

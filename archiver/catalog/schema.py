@@ -18,7 +18,8 @@ from archiver.errors import CatalogOutdated, CatalogTooNew
 
 
 def upgrade(url: str, *, create: bool = True) -> str:
-    """Bring the catalog at `url` to this program's schema, in one transaction; returns the revision it had before ("" for none).
+    """Bring the catalog at `url` to this program's schema, in one transaction; returns the revision it had before (""
+    for none).
 
     With `create` a SQLite file is made where there is none. Raises CatalogUnavailable, CatalogTooNew.
     """
@@ -62,7 +63,7 @@ def stored_revision(connection: Connection) -> str:
 
 
 def require_current(engine: Engine) -> None:
-    """Raises CatalogOutdated or CatalogTooNew where the database has another schema than this program's, CatalogUnavailable."""
+    """Raises CatalogOutdated or CatalogTooNew where the database's schema is not this program's; CatalogUnavailable."""
     with engine.begin() as connection:
         found = stored_revision(connection)
     if found == SCHEMA:

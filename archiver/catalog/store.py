@@ -52,7 +52,7 @@ class Store:
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
-        """A transaction that holds SQLite's write lock from its start, so that what it read stays true until it is committed."""
+        """A transaction that holds SQLite's write lock from its start, so that what it read is true when it commits."""
         with self._engine.connect().execution_options(archiver_write=True) as connection, connection.begin():
             yield connection
 
@@ -122,7 +122,7 @@ def _postgresql_engine(url: URL, busy_seconds: float) -> Engine:
 
 
 def _name_the_failure(context: ExceptionContext) -> None:
-    """A broken constraint is a bug or a race and stays what it is; anything else the database says is named for the user."""
+    """A broken constraint is a bug or a race and stays what it is; all else that the database says is named."""
     error: Any = context.sqlalchemy_exception or context.original_exception
     if isinstance(error, IntegrityError | ProgrammingError) or not isinstance(
         error, DBAPIError | sqlite3.DatabaseError

@@ -1,6 +1,7 @@
 """The tables, as SQLAlchemy declares them; migrations/ makes them, with the triggers that guard them.
 
-Columns that most rows leave empty are NULL, small numbers stay small: a million images have to fit in 400 bytes each, all in.
+Columns that most rows leave empty are NULL, small numbers stay small: a million images have to fit in 400 bytes each,
+all in.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ class RawPath(TypeDecorator[str]):
     impl = LargeBinary
     cache_ok = True
 
-    def process_bind_param(self, value: str | bytes | None, dialect: Dialect) -> bytes | None:
+    def process_bind_param(self, value: str | bytes | None, _dialect: Dialect) -> bytes | None:
         return None if value is None else os.fsencode(value)
 
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> str | None:
+    def process_result_value(self, value: Any | None, _dialect: Dialect) -> str | None:
         return None if value is None else os.fsdecode(bytes(value))
 
 
@@ -48,10 +49,10 @@ class Unsigned64(TypeDecorator[int]):
     impl = BigInteger
     cache_ok = True
 
-    def process_bind_param(self, value: int | None, dialect: Dialect) -> int | None:
+    def process_bind_param(self, value: int | None, _dialect: Dialect) -> int | None:
         return None if value is None else signed64(value)
 
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> int | None:
+    def process_result_value(self, value: Any | None, _dialect: Dialect) -> int | None:
         return None if value is None else value % (2 * _TOP)
 
 
@@ -61,10 +62,10 @@ class Thousandths(TypeDecorator[float]):
     impl = Integer
     cache_ok = True
 
-    def process_bind_param(self, value: float | None, dialect: Dialect) -> int | None:
+    def process_bind_param(self, value: float | None, _dialect: Dialect) -> int | None:
         return None if value is None else round(value * 1000)
 
-    def process_result_value(self, value: Any | None, dialect: Dialect) -> float | None:
+    def process_result_value(self, value: Any | None, _dialect: Dialect) -> float | None:
         return None if value is None else value / 1000
 
 
@@ -193,7 +194,7 @@ class RecordMetadata(Base):
 
 
 class Held(Base):
-    """An original in its tier's holding area. By record, not by file: a file written to and released again may have two."""
+    """An original in its tier's holding area. By record: a file written to and released again may have two."""
 
     __tablename__ = "holding"
 

@@ -1,4 +1,4 @@
-"""Tiers: which there are, whether they can be reached, when they were last scanned; and the settings, which are as small."""
+"""Tiers: which there are, whether they can be reached, when they were scanned; and settings, which are as small."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Tiers(Recorder):
     def ensure_tier(self, name: str, kind: str, root: str, identity: str = "") -> TierRow:
         """The tier of that name, made where there is none.
 
-        A new `root` is taken over; a stored `identity` never is: where the returned one differs from what the tier says of itself,
-        another filesystem is mounted there, and the caller must not read it as deleted files.
+        A new `root` is taken over; a stored `identity` never is: where the returned one differs from what the tier says
+        of itself, another filesystem is mounted there, and the caller must not read it as deleted files.
         """
         with self._write() as connection:
             row = connection.execute(select(Tier.__table__).where(Tier.name == name)).mappings().one_or_none()
