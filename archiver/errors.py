@@ -165,6 +165,13 @@ class TierUnreachable(ArchiverError):
     hint = "Nothing was changed: an unreachable tier is never read as deleted files. Is it mounted?"
 
 
+class TierBeingScanned(ArchiverError):
+    """tier {tier} is being scanned already"""
+
+    exit_code = 4
+    hint = "The daemon scans on its schedule and after changes; try again when it is done."
+
+
 class TierNotScanned(ArchiverError):
     """the first full scan of tier {tier} has not finished"""
 

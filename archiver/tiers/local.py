@@ -14,8 +14,7 @@ from pathlib import Path
 from archiver.config import TierSettings
 from archiver.errors import ArchiverError, LeaseUnsupported, SystemRefused, TierUnreachable
 from archiver.tiers import fileops
-
-AREA = ".archiver"  # everything of ours on a tier; never scanned
+from archiver.tiers.listing import AREA
 
 _FS_IOC_GETFSUUID = 0x80111500  # linux/fs.h, since Linux 6.9
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -101,7 +100,10 @@ class LocalTier:
 
     def expect(self, identity: str | None) -> None:
         """Tell what the catalog remembers as this tier's identity; None before the first scan."""
-        self._expected = Identity.parse(identity) if identity else None
+        with self._opening:
+            self._expected = Identity.parse(identity) if identity else None
+            if self._expected and self._root_fd is not None and not Identity.of(self._root_fd).is_same(self._expected):
+                self.close()  # opened before the tier's disk was mounted over it
 
     @property
     def root_fd(self) -> int:

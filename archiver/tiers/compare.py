@@ -1,0 +1,128 @@
+"""How one directory differs from what the catalog knows of it.
+
+A listing is old the moment it is read, and an archiver process may exchange a file meanwhile. So nothing is called
+changed or missing before it was looked at again, with no act on it under way and the catalog still saying what it said.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from archiver.catalog import Catalog
+from archiver.catalog.rows import DirectoryChange, DirectoryRow, Found, Known, State
+from archiver.tiers.listing import Listing
+from archiver.tiers.local import LocalTier
+
+_NS = 1_000_000_000
+
+
+@dataclass(slots=True)
+class Difference:
+    """A directory's change, and when its unchanged files were last used: (name, seconds since 1970)."""
+
+    change: DirectoryChange
+    accesses: list[tuple[str, int]] = field(default_factory=list)
+
+
+def as_new(path: bytes, listing: Listing, fingerprint: bytes | None, now: int) -> DirectoryChange:
+    """A directory that the catalog does not know."""
+    return DirectoryChange(path, None, fingerprint, new=[found(*seen, now) for seen in listing.files])
+
+
+def found(name: str, size: int, mtime_ns: int, inode: int, atime_ns: int, now: int) -> Found:
+    """What the catalog is told of a file. A time in the future counts as now: it would keep the file warm for ever."""
+    used_ns = atime_ns if atime_ns > mtime_ns else mtime_ns
+    return Found(os.fsencode(name), size, mtime_ns, inode, min(used_ns // _NS, now))
+
+
+class Comparison:
+    """Compares directories of one tier with the catalog."""
+
+    def __init__(self, catalog: Catalog, tier: LocalTier, now: int) -> None:
+        self._catalog = catalog
+        self._tier = tier
+        self._now = now
+
+    def compare(
+        self,
+        fd: int,
+        known: DirectoryRow,
+        children: Iterable[DirectoryRow],
+        listing: Listing,
+        fingerprint: bytes | None,
+    ) -> Difference:
+        """The difference of the directory open at `fd`."""
+        rows = {row.name: row for row in self._catalog.files_in(known.id)}
+        new: list[Found] = []
+        changed: list[tuple[Known, Found]] = []
+        accesses: list[tuple[str, int]] = []
+        for seen in listing.files:
+            now_there = found(*seen, self._now)
+            row = rows.pop(now_there.name, None)
+            if row is None:
+                new.append(now_there)
+            elif row.state == State.GONE or (row.size, row.mtime_ns, row.inode) != now_there[1:4]:
+                changed.append((row, now_there))
+            else:
+                accesses.append((seen[0], now_there.accessed_at))
+        missing: list[Known] = []
+        vanished: list[int] = []
+        if listing.problem is None:  # what an incomplete listing lacks is unknown, not absent
+            # Looked at once more, one by one: excluded names and mount points are not listed, but there.
+            missing = [row for row in rows.values() if row.state != State.GONE and not _is(stat.S_ISREG, fd, row.name)]
+            vanished = _vanished(fd, children, listing)
+        if changed or missing:
+            settled = self._settled(known, [row for row, _ in changed] + missing)
+            sure = [(row, there) for row, there in changed if row.id in settled and _is_still(fd, there)]
+            gone = [row for row in missing if row.id in settled]
+            if len(sure) + len(gone) != len(changed) + len(missing):
+                fingerprint = None  # somebody is at work here: the next scan looks again
+            changed, missing = sure, gone
+        change = DirectoryChange(
+            known.path,
+            known.id,
+            fingerprint,
+            new=new,
+            changed=[(row.id, there) for row, there in changed],
+            missing=[row.id for row in missing],
+            vanished=vanished,
+        )
+        return Difference(change, accesses)
+
+    def _settled(self, known: DirectoryRow, suspects: list[Known]) -> set[int]:
+        """Those of the rows (by id) that no act is changing now or has changed since they were read.
+
+        An act is noted in the tier's journal before it touches the file and until the catalog has it. So one that has
+        begun is in the journal, or its outcome is in the catalog; one that begins later looks at the file itself and
+        finds that it is not the catalog's.
+        """
+        under_way = self._tier.inodes_under_way()
+        again = {row.id: row for row in self._catalog.files_in(known.id)}
+        return {row.id for row in suspects if row.inode not in under_way and again.get(row.id) == row}
+
+
+def _vanished(fd: int, children: Iterable[DirectoryRow], listing: Listing) -> list[int]:
+    """Known subdirectories that are no directories any more."""
+    listed = set(map(os.fsencode, listing.directories))
+    names = ((child.id, child.path.rpartition(b"/")[2]) for child in children)
+    return [number for number, name in names if name not in listed and not _is(stat.S_ISDIR, fd, name)]
+
+
+def _is(kind: Callable[[int], bool], fd: int, name: bytes) -> bool:
+    now = _lstat(fd, name)
+    return now is not None and kind(now.st_mode)
+
+
+def _is_still(fd: int, there: Found) -> bool:
+    now = _lstat(fd, there.name)
+    return now is not None and (now.st_size, now.st_mtime_ns, now.st_ino) == there[1:4]
+
+
+def _lstat(fd: int, name: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
