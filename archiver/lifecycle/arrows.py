@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from functools import cache
 
 ARROWS = (
     "record.encoded",
@@ -40,17 +41,23 @@ ARROWS = (
     "rebuild.adopted",
 )
 
-_target, _, _count = os.environ.get("ARCHIVER_KILL_AT", "").partition(":")
-_left = int(_count or 1)
 _lock = threading.Lock()
+_passed = 0
+
+
+@cache
+def _aim() -> tuple[str, int]:
+    name, _, times = os.environ.get("ARCHIVER_KILL_AT", "").partition(":")
+    return name, int(times or 1)
 
 
 def arrow(name: str) -> None:
     """Pass the point `name`; dies here if a test asked for it."""
-    if name != _target:
+    target, times = _aim()
+    if name != target:
         return
-    global _left
+    global _passed
     with _lock:
-        _left -= 1
-        if _left == 0:
+        _passed += 1
+        if _passed == times:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -152,9 +152,11 @@ def plan(
     Raises, before the first act, TierNotScanned and TierUnreachable.
     """
     row = _usable(catalog, tier)
+    # Files once refused are never acted upon: they are worth reading only where somebody counts.
+    count_refused = summary is not None
     summary = PlanSummary() if summary is None else summary
     _measure(catalog, tier, summary)
-    return _acts(catalog, tier, row, settings, now, limit, summary)
+    return _acts(catalog, tier, row, settings, now, limit, summary, count_refused)
 
 
 def forced(file: FileRow, tier: str, settings: Settings) -> PlannedAct:
@@ -219,11 +221,12 @@ def _acts(
     now: datetime,
     limit: int | None,
     summary: PlanSummary,
+    count_refused: bool,
 ) -> Iterator[PlannedAct]:
     rules = compile_rules(settings, tier.name)
     sweep = _Sweep(tier.settings, limit, summary.to_free)
     pins, limits = Pins(catalog.pins(row.id)), _limits(settings)
-    for file in catalog.candidates(row.id, accessed_before=_warm_since(rules, now)):
+    for file in catalog.candidates(row.id, accessed_before=_warm_since(rules, now), refused=count_refused):
         if sweep.has_freed_enough and not any(rule.settings.action == "record" for rule in rules):
             return
         decision = decide(file, rules, now, pins, _FileProbe(catalog, tier, file, limits))

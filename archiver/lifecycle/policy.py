@@ -19,7 +19,7 @@ from pathspec import PathSpec
 
 from archiver.catalog.rows import FileRow, Pin, State
 from archiver.config import RuleSettings, Settings, compile_patterns, path_matches
-from archiver.errors import ArchiverError
+from archiver.errors import ArchiverError, ImageRefused
 from archiver.units import about_duration, about_size, format_duration, format_size
 
 _BY_EXTENSION = {
@@ -291,6 +291,8 @@ def _asked(why: Why, probe: Probe | None, ask: Callable[[Probe], Condition]) -> 
         return Condition(why, None, f"its {why.value} cannot be told without opening it")
     try:
         return ask(probe)
+    except ImageRefused as error:
+        return Condition(why, None, f"it would be refused: {error.message}")
     except ArchiverError as error:
         return Condition(why, None, f"its {why.value} cannot be told: {error.message}")
 

@@ -69,7 +69,7 @@ def random_vault(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     base = tmp_path_factory.mktemp("vault")
     save_profile(base / "profile", init_random(7, long_side=64), "random-7", "CC0-1.0")
-    Vault(base / "vault").add(base / "profile")
+    Vault(base / "vault").import_directory(base / "profile")
     return base / "vault"
 
 
