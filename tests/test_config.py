@@ -114,6 +114,25 @@ def test_every_key_of_the_example_is_explained() -> None:
     assert sum(line.startswith("#") for line in lines) > 40
 
 
+MANUAL = Path(__file__).parent.parent / "docs" / "configuration.md"
+
+
+@pytest.mark.parametrize("block", re.findall(r"```toml\n(.*?)```", MANUAL.read_text(), re.DOTALL))
+def test_every_example_of_the_manual_is_valid(block: str) -> None:
+    parse(block, HERE)
+
+
+def test_the_manual_speaks_of_keys_that_exist_and_of_every_key_of_a_rule() -> None:
+    text = MANUAL.read_text()
+    known = {key for key, _, _ in fields()}
+    short = {key.rpartition(".")[2] for key in known} | {"gate"}
+    # In the manual a key stands in backticks, alone, with its section, or with a value.
+    for word in re.findall(r"`((?:[a-z]+\.)?[a-z]+_[a-z_]+)(?: = [^`]+)?`", text):
+        assert word in known | short, word
+    for name in RuleSettings.model_fields:
+        assert name in ("name", "scheme") or f"`{name}`" in text or f"{name} =" in text, name
+
+
 # -- problems ----------------------------------------------------------------------------------------------------------
 
 
