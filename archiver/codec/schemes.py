@@ -8,9 +8,8 @@ that fits.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,6 @@ from archiver.errors import RecordCorrupt
 
 LABEL_CELLS = 2  # label cells along the side of a latent cell
 _GREY = 128
-_SECTION_HEAD = 3  # kind and length
 _LABEL_SCHEMES = (Scheme.SGC, Scheme.SESECO)
 _COLOUR_SIDE = 16  # cells of a colour map's long side [paper: 16x16]
 # Steps of luma and chroma, finest first: the first that fits is taken.
@@ -34,7 +32,6 @@ _BUDGETS = {Scheme.SGC: 685, Scheme.COCLI: 88, Scheme.COCLICO: 256, Scheme.G_COC
 _EMBEDDING_LEVELS = 3  # 55 bytes at 256 dimensions, cosine 0.90 to the embedding (4 levels: 68 bytes, 0.94)
 
 SUPPORTED = tuple(_BUDGETS)
-_T = TypeVar("_T")
 
 _FEW = Steering(Sampler.DPM_SOLVER, steps=20, guidance=2.0)
 _MANY = Steering(Sampler.DDIM, steps=200, guidance=2.0)
@@ -97,38 +94,37 @@ def compose(
         code = embedding.quantise(facts.embedding, _EMBEDDING_LEVELS)
         condition = Section(SectionKind.EMBEDDING, embedding.encode(code))
     bare = Record(scheme, profile, seed, picture.width, picture.height, grid, steering.rounded(), (condition,))
-    side = _side_information(picture, facts, bare)
-    return replace(bare, sections=(condition, side)) if side is not None else bare
-
-
-def _side_information(picture: Picture, facts: Facts, bare: Record) -> Section | None:
-    if bare.scheme is Scheme.COCLI:
-        return None
-    columns, rows = map_size(bare.grid, _COLOUR_SIDE)
-    colours = shrink(picture.pixels, columns, rows)
-    room = _BUDGETS[bare.scheme] - len(bare.to_bytes()) - _SECTION_HEAD
-    match bare.scheme:
+    if scheme is Scheme.COCLI:
+        return bare
+    colours = shrink(picture.pixels, *map_size(grid, _COLOUR_SIDE))
+    match scheme:
         case Scheme.G_COCLICO:
-            truncations = [dct.Truncation(*_DCT_KEPT, *steps) for steps in _DCT_STEPS]
-            return Section(SectionKind.COLOUR_DCT, _finest(lambda cut: dct.encode(colours, cut), truncations, room))
+            kind, rungs = SectionKind.COLOUR_DCT, _dct_payloads(colours)
         case Scheme.SESECO:
-            return Section(
-                SectionKind.REGION_COLOURS,
-                _finest(lambda steps: region_colours.encode(colours, facts.labels, *steps), _MAP_STEPS, room),
-            )
+            kind, rungs = SectionKind.REGION_COLOURS, _region_payloads(colours, facts.labels)
         case _:
-            return Section(
-                SectionKind.COLOUR_MAP, _finest(lambda steps: colour_map.encode(colours, *steps), _MAP_STEPS, room)
-            )
+            kind, rungs = SectionKind.COLOUR_MAP, _map_payloads(colours)
+    return _finest_that_fits(replace(bare, sections=(condition, Section(kind, payload))) for payload in rungs)
 
 
-def _finest(code: Callable[[_T], bytes], ladder: Sequence[_T], room: int) -> bytes:
-    """The first payload of at most `room` bytes, the coarsest of all where none fits."""
-    for rung in ladder:
-        payload = code(rung)
-        if len(payload) <= room:
+def _dct_payloads(colours: NDArray[np.uint8]) -> Iterator[bytes]:
+    return (dct.encode(colours, dct.Truncation(*_DCT_KEPT, *steps)) for steps in _DCT_STEPS)
+
+
+def _map_payloads(colours: NDArray[np.uint8]) -> Iterator[bytes]:
+    return (colour_map.encode(colours, *steps) for steps in _MAP_STEPS)
+
+
+def _region_payloads(colours: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterator[bytes]:
+    return (region_colours.encode(colours, labels, *steps) for steps in _MAP_STEPS)
+
+
+def _finest_that_fits(records: Iterator[Record]) -> Record:
+    """The first record within its scheme's budget, the last one where none is."""
+    for record in records:
+        if len(record.to_bytes()) <= _BUDGETS[record.scheme]:
             break
-    return payload
+    return record
 
 
 def material(record: Record) -> Material:

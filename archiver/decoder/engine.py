@@ -1,0 +1,70 @@
+"""The engine that the rest of the program sees: pictures in, records out, and back. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archiver.codec.fidelity import FidelityReport
+from archiver.codec.picture import Picture
+from archiver.codec.record import Record, Scheme
+from archiver.config import Settings
+from archiver.errors import ModelsNotInstalled
+from archiver.models.profiles import ProfileInfo
+from archiver.models.vault import Vault
+
+
+class Engine(Protocol):
+    """Codes pictures with the profile of the configuration; decodes records of any profile in the vault."""
+
+    @property
+    def profile(self) -> ProfileInfo:
+        """The profile that new records are coded with."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """What does the arithmetic, for the label of a generated image."""
+        ...
+
+    def encode(self, pictures: Sequence[Picture], scheme: Scheme) -> list[Record]:
+        """The records of pictures at the profile's working size. Raises SchemeUnsupported, WeightsDamaged."""
+        ...
+
+    def decode(self, records: Sequence[Record]) -> list[NDArray[np.uint8]]:
+        """The pictures (h, w, 3) of records, upright, at working size; the same record gives the same bytes.
+
+        Raises ProfileUnknown, WeightsDamaged, SchemeUnsupported, RecordCorrupt.
+        """
+        ...
+
+    def measure(self, pictures: Sequence[Picture], decoded: Sequence[NDArray[np.uint8]]) -> list[FidelityReport]:
+        """How near each decoded picture is to its original; the judge is the coder's own semantic network."""
+        ...
+
+    def colour_map(self, record: Record) -> NDArray[np.uint8]:
+        """The colour map (rows, columns, 3) that a placeholder shows. Raises RecordCorrupt."""
+        ...
+
+    def profile_of(self, record: Record) -> ProfileInfo:
+        """The profile that a record was coded with. Raises ProfileUnknown."""
+        ...
+
+
+def open_engine(settings: Settings) -> Engine:
+    """The engine of a configuration; weights are loaded when they are first needed.
+
+    Raises ModelsNotInstalled, ProfileUnknown (the configured profile is not in the vault).
+    """
+    try:
+        from archiver.decoder.local import LocalEngine
+    except ImportError as error:
+        raise ModelsNotInstalled(missing=error.name or error) from error
+    vault = Vault(settings.vault.path)
+    profile = vault.named(settings.model.profile)
+    threads = settings.model.threads or len(os.sched_getaffinity(0))
+    return LocalEngine(vault, profile, settings.model.preset, threads)

@@ -1,0 +1,90 @@
+"""Steering of a diffusion model that was never trained for it, as pure functions of predicted clean latents.
+
+Notation: z_t = sqrt(a) z_0 + sqrt(1 - a) noise, a the cumulative alpha at time t. Latents are (B, C, h, w), pictures
+(B, 3, H, W) in [-1, 1]. Every backend's prediction is turned into x0, the estimate of z_0, and steered there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from archiver.codec.dct import basis
+
+
+def x0_from_v(z_t: Tensor, v: Tensor, alpha: float) -> Tensor:
+    """The clean latent that a v-prediction implies: sqrt(a) z_t - sqrt(1 - a) v (Salimans & Ho, arXiv 2202.00512)."""
+    return math.sqrt(alpha) * z_t - math.sqrt(1 - alpha) * v
+
+
+def classifier_free(with_condition: Tensor, without: Tensor, scale: float) -> Tensor:
+    """Away from the unconditional estimate by `scale`; 1 leaves the conditional one (Ho & Salimans, arXiv
+    2207.12598).
+    """
+    return without + scale * (with_condition - without)
+
+
+def sdedit_start(latent: Tensor, noise: Tensor, alpha: float) -> Tensor:
+    """A known coarse latent at the noise level of its time: sqrt(a) z + sqrt(1 - a) noise (SDEdit, arXiv
+    2108.01073).
+    """
+    return math.sqrt(alpha) * latent + math.sqrt(1 - alpha) * noise
+
+
+def low_frequency_mask(height: int, width: int, cutoff: float) -> Tensor:
+    """(h, w), 1 for the DCT frequencies within `cutoff` of the highest along each axis together (an ellipse), else 0.
+
+    The mean is always among them.
+    """
+    down = torch.arange(height, dtype=torch.float64)[:, None] / height
+    across = torch.arange(width, dtype=torch.float64)[None, :] / width
+    return (down.square() + across.square() <= cutoff**2).to(torch.float32)
+
+
+def known_frequencies(latent: Tensor, mask: Tensor) -> Tensor:
+    """A^T A x: what the kept DCT coefficients (mask (h, w) of 0 and 1) say of a latent."""
+    down, across = _bases(latent)
+    return down.T @ (mask * (down @ latent @ across.T)) @ across
+
+
+def linear_guidance(x0: Tensor, known: Tensor, mask: Tensor, strength: float) -> Tensor:
+    """x0 + gamma A^T (c - A x0), A the truncated orthonormal DCT of each channel, c = A `known`.
+
+    With gamma = 1 the known frequencies become exactly those of `known`; the null space of A is never touched. This is
+    the range/null-space step of DDNM (Wang et al., arXiv 2212.00490); G-COCLICO (arXiv 2404.06865) rewrites it in terms
+    of the predicted noise, where its weight sqrt(a / (1 - a)) rises along the trajectory.
+    """
+    return x0 + strength * known_frequencies(known - x0, mask)
+
+
+def region_guidance(x0: Tensor, known: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
+    """`linear_guidance` with a strength per latent cell: x0 + M * A^T (c - A x0), M of (B, 1, h, w) in 0..1."""
+    return x0 + strengths * known_frequencies(known - x0, mask)
+
+
+def colour_correction(
+    x0: Tensor,
+    colours: Tensor,
+    strengths: Tensor | float,
+    encode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """Move a latent so that its picture has the mean colours `colours` (B, 3, rows, columns) in its cells.
+
+    The picture gains the enlarged difference of its means, and the latent gains what that changes in the encoder's
+    answer, so that the autoencoder's own losses cancel. `strengths` (B, 1, rows, columns) or one number, 0..1.
+    """
+    picture = decode(x0)
+    rows, columns = colours.shape[2:]
+    missing = strengths * (colours - F.adaptive_avg_pool2d(picture, (rows, columns)))
+    wanted = picture + F.interpolate(missing, picture.shape[2:], mode="bilinear", align_corners=False)
+    return x0 + encode(wanted.clamp(-1, 1)) - encode(picture.clamp(-1, 1))
+
+
+def _bases(latent: Tensor) -> tuple[Tensor, Tensor]:
+    down, across = (torch.tensor(basis(size), dtype=latent.dtype, device=latent.device) for size in latent.shape[2:])
+    return down, across
