@@ -87,6 +87,8 @@ def create(settings: Settings) -> None:
     from archiver.catalog.schema import upgrade
     from archiver.models.vault import Vault
 
+    if settings.catalog_url.startswith("sqlite"):
+        _database_path(settings.catalog_url).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     upgrade(settings.catalog_url)
     Vault(settings.vault.path).install_embedded()
 
@@ -117,6 +119,12 @@ def write_config(path: Path, text: str) -> None:
             file.write(text)
     except FileExistsError:
         raise ConfigExists(path=path) from None
+
+
+def _database_path(url: str) -> Path:
+    from sqlalchemy.engine import make_url
+
+    return Path(make_url(url).database or "")
 
 
 def _target(given: Path | None) -> Path:

@@ -40,7 +40,7 @@ VERBS: dict[str, tuple[Verb, ...]] = {
         Verb("init", "setup", "Write a configuration, create the catalog and the vault."),
         Verb("config", "setup", "Check, show or locate the configuration."),
         Verb("scan", "scan", "Read the tiers and bring the catalog up to date."),
-        Verb("plan", "plan", "Show what would be archived, why, and what it would save."),
+        Verb("plan", "scan", "Show what would be archived, why, and what it would save."),
         Verb("run", "daemon", "Run the daemon: scan, watch, archive, expire and verify."),
     ),
     "Images": (

@@ -81,13 +81,10 @@ class Output:
             return
         if title:
             self.text(title, style="bold")
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="dim", no_wrap=True)
-        grid.add_column(overflow="fold")
-        for name, value in pairs:
-            if value not in (None, ""):
-                grid.add_row(name, Text(str(value)))
-        self.out.print(grid)
+        shown = [(name, str(value)) for name, value in pairs if value not in (None, "")]
+        width = max((len(name) for name, _ in shown), default=0)
+        for name, value in shown:
+            self.out.print(Text.assemble((f"  {name:<{width}}  ", "dim"), printable(value)), soft_wrap=True)
 
     @contextmanager
     def busy(self, what: str) -> Iterator[Callable[[str], None]]:

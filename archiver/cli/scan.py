@@ -60,7 +60,7 @@ def scan(invocation: Invocation, tiers: tuple[str, ...]) -> int:
                         site.catalog,
                         site.tiers[name],
                         progress=lambda at: say(f"{at.files:,} files in {at.directories:,} folders: {at.path}"),
-                        cancel=stop,
+                        stop=stop,
                     )
             except ArchiverError as error:
                 invocation.output.error(error)
@@ -182,7 +182,7 @@ def _show(
         )
         output.json(line, "act")
         if not output.as_json and (most is None or len(rows) < most):
-            rows.append([str(line.path), about_size(line.bytes_now), act.action, act.rule, "; ".join(act.reasons)])
+            rows.append([str(line.path), about_size(line.bytes_now), act.action, act.rule, "; ".join(act.reasons[-2:])])
     output.json(_Totals(title, summary, summary.files, summary.bytes_now, summary.bytes_after), "plan")
     if not output.as_json:
         _print_plan(output, title, rows, summary)
@@ -259,7 +259,7 @@ def _print_explanation(output: Output, path: Path, found: Explanation) -> None:
             ("file", str(path)),
             ("state", found.file.state.label),
             ("now", f"{decision.action}{by} ({decision.why})"),
-            *(("because", reason) for reason in decision.reasons),
+            *(("because" if first else "", reason) for first, reason in _marked(decision.reasons)),
         ]
     )
     for verdict in found.verdicts:
@@ -270,5 +270,9 @@ def _print_explanation(output: Output, path: Path, found: Explanation) -> None:
         )
 
 
+def _marked(reasons: Sequence[str]) -> Iterator[tuple[bool, str]]:
+    return ((number == 0, reason) for number, reason in enumerate(reasons))
+
+
 def _sign(holds: bool | None) -> str:
-    return "unknown" if holds is None else "yes" if holds else "no"
+    return "unknown" if holds is None else "holds" if holds else "fails"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import click
@@ -12,6 +13,7 @@ from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Column
 from archiver.cli.verb import VerbCommand, VerbGroup
 from archiver.errors import ConfigInvalid
+from archiver.units import format_duration
 
 
 @click.command(
@@ -98,22 +100,29 @@ def check(invocation: Invocation) -> int:
 def show(invocation: Invocation) -> int:
     """Show the settings in force, defaults included; passwords are left out."""
     settings = invocation.settings
-    values = settings.model_dump(mode="json")
+    values = settings.model_dump()
     values["catalog"]["url"] = settings.redacted_url
     invocation.output.json(values)
     for section, keys in values.items():
-        for number, entry in enumerate(keys if isinstance(keys, list) else [keys], 1):
-            name = f"{section} {entry.get('name', number)}" if isinstance(keys, list) else section
+        for number, entry in enumerate(keys if isinstance(keys, tuple) else [keys], 1):
+            name = f"{section} {entry.get('name', number)}" if isinstance(keys, tuple) else section
             invocation.output.facts([(f"  {key}", _plain(value)) for key, value in entry.items()], title=name)
     return 0
 
 
 def _plain(value: object) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value) or "none"
-    return "none" if value is None else str(value)
+    match value:
+        case dict():
+            return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+        case tuple():
+            return ", ".join(_plain(item) for item in value) or "none"
+        case timedelta():
+            return format_duration(value)
+        case bool() | None:
+            return {True: "yes", False: "no", None: "none"}[value]
+        case int():
+            return f"{value:,}"
+    return str(value)
 
 
 @config.command(example='$EDITOR "$(archiver config path)"')

@@ -1,0 +1,163 @@
+"""status: where everything stands."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from archiver.catalog.rows import AuditRow, State
+from archiver.cli.invocation import Invocation, pass_invocation
+from archiver.cli.output import Cell, Column, Output, human_time
+from archiver.cli.verb import VerbCommand
+from archiver.errors import EXIT_OK
+from archiver.units import about_duration, about_size
+
+if TYPE_CHECKING:
+    from archiver.status import FileStatus, FolderStatus, TierStatus
+
+_STANDS = {
+    State.RESIDENT: "the original",
+    State.RECORDED: "the original; a verified record of it is durable",
+    State.RELEASED: "a placeholder with the record inside",
+    State.RECALLED: "a SYNTHETIC image, generated from the record; it is not the original",
+    State.SUPERSEDED: "what somebody wrote after it was recorded",
+    State.GONE: "nothing: the last scan did not find it",
+}
+
+
+@click.command(
+    cls=VerbCommand,
+    example="""
+    archiver status
+    archiver status /srv/photos/rome.jpg
+    archiver status --json | jq '.tiers[].given_back'
+    """,
+)
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=Path))
+@pass_invocation
+def status(invocation: Invocation, paths: tuple[Path, ...]) -> int:
+    """Show tiers and their states, or everything about files.
+
+    Without a path it reads counters, however many files there are. Of a file it tells state, record, fidelity, policy
+    and history.
+    """
+    from archiver import status as gather
+
+    output = invocation.output
+    if not paths:
+        tiers = gather.tiers(invocation.settings)
+        output.json({"tiers": tiers}, "status")
+        if not output.as_json:
+            _print_tiers(output, tiers)
+        return EXIT_OK
+    for found in gather.paths(invocation.settings, paths):
+        output.json(found, "file" if isinstance(found, gather.FileStatus) else "folder")
+        if output.as_json:
+            continue
+        if isinstance(found, gather.FileStatus):
+            _print_file(output, found)
+        else:
+            _print_folder(output, found)
+    return EXIT_OK
+
+
+def _print_tiers(output: Output, tiers: tuple[TierStatus, ...]) -> None:
+    if not tiers:
+        output.text("No tier was scanned yet: archiver scan")
+        return
+    for tier in tiers:
+        summary = tier.summary
+        output.text(f"tier {summary.tier.name}  {summary.tier.root}", style="bold")
+        rows: list[list[Cell]] = [
+            [one.state.label, one.files, about_size(one.bytes)] for one in summary.states if one.files
+        ]
+        columns = [Column("state"), Column("files", number=True), Column("bytes", number=True)]
+        tracked = [one for one in summary.states if one.state is not State.GONE]
+        total: list[Cell] = [
+            "tracked",
+            sum(one.files for one in tracked),
+            about_size(sum(one.bytes for one in tracked)),
+        ]
+        output.table(columns, rows, total=total)
+        output.facts(_tier_facts(tier))
+        output.text()
+
+
+def _tier_facts(tier: TierStatus) -> list[tuple[str, Cell]]:
+    summary = tier.summary
+    held = f"{summary.held_files:,} originals, {about_size(summary.held_bytes)}, free when their grace periods end"
+    reachable = "" if summary.tier.reachable else "UNREACHABLE: nothing is read as deleted"
+    first = "" if tier.first_scan_done_at else "not finished: nothing is archived before"
+    return [
+        ("", reachable),
+        ("last scan", human_time(tier.last_scan_at)),
+        ("first scan", first),
+        ("released", f"{about_size(tier.released_bytes)} of originals" if tier.released_bytes else ""),
+        ("held", held if summary.held_files else ""),
+        ("given back", about_size(tier.given_back) if tier.released_bytes else ""),
+    ]
+
+
+def _print_folder(output: Output, folder: FolderStatus) -> None:
+    rows: list[list[Cell]] = [[state.label, files, about_size(size)] for state, files, size in folder.states]
+    columns = [Column("state"), Column("files", number=True), Column("bytes", number=True)]
+    output.table(columns, rows, title=f"{folder.path} (tier {folder.tier})")
+
+
+def _print_file(output: Output, found: FileStatus) -> None:
+    file, record = found.file, found.record
+    facts: list[tuple[str, Cell]] = [
+        ("tier", found.tier),
+        ("state", f"{file.state.label}{', pinned' if found.pinned else ''}"),
+        ("at its path", _STANDS[file.state]),
+        ("size", f"{about_size(file.size)} ({file.size:,} bytes)"),
+        ("refused", f"{file.refusal}; it is not tried again until it changes" if file.refusal else ""),
+    ]
+    if record is not None:
+        facts += [
+            ("original", f"{record.format.upper()}, {record.width} x {record.height}, sha256 {record.sha256.hex()}"),
+            ("record", f"{len(record.payload)} bytes: {', '.join(f'{name} {size}' for name, size in found.parts)}"),
+            ("rate", f"{8 * len(record.payload) / (record.width * record.height):.5f} bits per pixel"),
+            ("scheme", _scheme(record.scheme)),
+            ("profile", record.profile.hex()[:16]),
+            ("fidelity", _fidelity(found)),
+            ("policy", f"rule {record.rule}" if record.rule else "none"),
+            ("recorded", human_time(datetime.fromtimestamp(record.created_at, UTC))),
+        ]
+    facts.append(("held", _held(found)))
+    output.facts(facts, title=str(found.path))
+    if found.history:
+        output.table(
+            [Column("when"), Column("act"), Column("rule"), Column("detail")],
+            [_act(row) for row in found.history],
+            title="history, newest first",
+        )
+
+
+def _scheme(number: int) -> str:
+    from archiver.codec.record import Scheme
+
+    return Scheme(number).label
+
+
+def _fidelity(found: FileStatus) -> str:
+    if found.fidelity is None:
+        return "not known"
+    bce = f", label BCE {found.fidelity.label_bce:.2f}" if found.fidelity.label_bce is not None else ""
+    return f"semantic {found.fidelity.semantic:.2f}, colour error {found.fidelity.colour:.1f}{bce}"
+
+
+def _held(found: FileStatus) -> str:
+    if found.held is None:
+        return "" if found.file.state not in (State.RELEASED, State.RECALLED) else "no longer: the original is gone"
+    ends = datetime.fromtimestamp(found.held.expires_at, UTC)
+    left = ends - datetime.now(UTC)
+    when = f"for {about_duration(left)} more" if left.total_seconds() > 0 else "until the next expire"
+    return f"the original, {when} (until {human_time(ends)}): archiver undo brings it back"
+
+
+def _act(row: AuditRow) -> list[Cell]:
+    return [human_time(datetime.fromtimestamp(row.at, UTC)), row.act.label, row.rule, row.detail]
