@@ -30,6 +30,14 @@ class Counters(Recorder):
             for row in tiers
         ]
 
+    def integrity(self) -> list[str]:
+        """What the database finds wrong with its own file; reads all of it. PostgreSQL checks its pages as it reads them."""
+        if not self.is_sqlite:
+            return []
+        with self._read() as connection:
+            found = connection.exec_driver_sql("PRAGMA integrity_check").scalars()
+            return [str(problem) for problem in found if problem != "ok"]
+
     def recount(self, *, correct: bool = True) -> list[Correction]:
         """Count every row; returns the counters that did not agree, and with `correct` puts them right, with an audit
         row each.
