@@ -46,7 +46,6 @@ VERBS: dict[str, tuple[Verb, ...]] = {
     "Images": (
         Verb("archive", "acts", "Record cold images and release their space."),
         Verb("recall", "acts", "Regenerate released images in place."),
-        Verb("release", "acts", "Put recalled, unmodified images back to their placeholders."),
         Verb("undo", "acts", "Bring original bytes back within the grace period."),
         Verb("pin", "pins", "Never archive a file or folder."),
         Verb("unpin", "pins", "Take a pin away."),
