@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +14,11 @@ from archiver.errors import ImageRefused
 from archiver.formats import pixels, xmp
 from archiver.formats.containers import Container, container_of
 from archiver.formats.envelope import Storage, seal
-from archiver.formats.facts import Block, Encoded, Envelope, Kind, Label, Metadata, Refusal, Step
+from archiver.formats.facts import Block, Encoded, Envelope, Kind, Label, Metadata, Refusal
 
-_SAMPLE = 8  # tiles a side
-_TILE = 64  # pixels
+_TILES = 6  # a side of the sample
+_TILE = 128  # pixels a side
+_CLOSE = 0.98  # of the length: no better rung is looked for
 
 
 def encode_exact(pixels_upright: NDArray[np.uint8], envelope: Envelope, metadata: Metadata, label: Label) -> bytes:
@@ -36,19 +38,10 @@ def encode_exact(pixels_upright: NDArray[np.uint8], envelope: Envelope, metadata
     blocks = container.with_xmp(metadata.blocks, [xmp.with_label(packet, label) for packet in packets or (None,)])
     sealed = seal(replace(envelope, kind=Kind.GENERATED), *_originals(metadata, packets))
 
-    def encode(step: Step) -> Encoded:
-        return container.encode(pixels.smoothed(image, step.smooth), step)
+    def size(encoded: Encoded) -> int:
+        return len(container.write(encoded, blocks, sealed))
 
-    overhead = len(
-        container.write(container.encode(Image.new(facts.mode, (1, 1)), container.LADDER[-1]), blocks, sealed)
-    )
-    room = facts.length - overhead
-    best = largest_fitting(
-        container.LADDER,
-        encode,
-        fits=lambda encoded: len(container.write(encoded, blocks, sealed)) <= facts.length,
-        guess=_guess(image, container, room),
-    )
+    best = _best_fit(image, container, size, facts.length)
     if best is None:
         raise ImageRefused(
             reason=Refusal.DOES_NOT_FIT,
@@ -64,46 +57,58 @@ def _originals(metadata: Metadata, packets: list[bytes]) -> tuple[Storage, bytes
     return Storage.INSIDE, Metadata(metadata.format, tuple(Block(b"xmp", packet) for packet in packets)).to_bytes()
 
 
-def largest_fitting(
-    ladder: tuple[Step, ...], encode: Callable[[Step], Encoded], fits: Callable[[Encoded], bool], guess: int
-) -> Encoded | None:
-    """The highest rung whose encoding fits, sizes growing with the rungs.
+def _best_fit(image: Image.Image, container: Container, size: Callable[[Encoded], int], length: int) -> Encoded | None:
+    """The highest rung of the ladder whose file has at most `length` bytes; sizes grow with the rungs.
 
-    Strides that double away from the guess, then bisection.
+    A sample tells which rung to try; how it erred tells the next. Large pictures so take two or three encodings.
     """
-    low, high = -1, len(ladder)  # low fits, high does not
+    sample = _sample(image)
+
+    @cache
+    def sampled(rung: int) -> int:
+        step = container.LADDER[rung]
+        return len(container.encode(pixels.smoothed(sample, step.smooth), step).data)
+
+    scale = image.width * image.height / (sample.width * sample.height)
+    low, high = -1, len(container.LADDER)  # low fits, high does not
     best: Encoded | None = None
-    at, stride = min(max(guess, 0), len(ladder) - 1), 1
     while high - low > 1:
-        encoded = encode(ladder[at])
-        if fits(encoded):
-            low, best = at, encoded
-            at = min(at + stride, (low + high) // 2 if high < len(ladder) else len(ladder) - 1)
+        rung = _highest(low, high, sampled, length / scale)
+        step = container.LADDER[rung]
+        encoded = container.encode(pixels.smoothed(image, step.smooth), step)
+        reached = size(encoded)
+        scale = reached / sampled(rung)
+        if reached > length:
+            high = rung
         else:
-            high = at
-            at = max(at - stride, (low + high) // 2 if low >= 0 else 0)
-        stride *= 2
+            low, best = rung, encoded
+            if reached > _CLOSE * length:
+                break
     return best
 
 
-def _guess(image: Image.Image, container: Container, room: int) -> int:
-    """Which rung probably fits, judged by a sample of tiles from all over the picture."""
-    width, height = image.size
-    sample = image
-    if width * height > 4 * (_SAMPLE * _TILE) ** 2:
-        sample = Image.new(image.mode, (_SAMPLE * _TILE, _SAMPLE * _TILE))
-        for row in range(_SAMPLE):
-            for column in range(_SAMPLE):
-                left, top = (width - _TILE) * column // (_SAMPLE - 1), (height - _TILE) * row // (_SAMPLE - 1)
-                left, top = max(0, left), max(0, top)
-                sample.paste(image.crop((left, top, left + _TILE, top + _TILE)), (column * _TILE, row * _TILE))
-    share = sample.width * sample.height / (width * height)
-    low, high = -1, len(container.LADDER)
+def _highest(low: int, high: int, size: Callable[[int], int], room: float) -> int:
+    """The highest rung strictly between low and high whose size is within room; the lowest of them if none is."""
+    floor = low + 1
     while high - low > 1:
         middle = (low + high) // 2
-        step = container.LADDER[middle]
-        if len(container.encode(pixels.smoothed(sample, step.smooth), step).data) <= room * share:
+        if size(middle) <= room:
             low = middle
         else:
             high = middle
-    return low
+    return max(low, floor)
+
+
+def _sample(image: Image.Image) -> Image.Image:
+    """A mosaic of tiles from all over a large picture; a small one itself."""
+    side = _TILES * _TILE
+    if image.width * image.height <= 2 * side * side or min(image.size) < _TILE:
+        return image
+    sample = Image.new(image.mode, (side, side))
+    for row in range(_TILES):
+        for column in range(_TILES):
+            left, top = (
+                (full - _TILE) * at // (_TILES - 1) for full, at in zip(image.size, (column, row), strict=True)
+            )
+            sample.paste(image.crop((left, top, left + _TILE, top + _TILE)), (column * _TILE, row * _TILE))
+    return sample

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+from PIL import Image
+
 from archiver.codec.picture import Picture, working_size
 from archiver.errors import EnvelopeDamaged, ImageRefused, RecordVersionUnknown
 from archiver.formats import ifd, pixels, xmp
 from archiver.formats.containers import container_of, sealed_in, sniff
 from archiver.formats.facts import (
-    BLOCK,
     METADATA_LIMIT,
     Format,
     Inspection,
@@ -23,9 +24,9 @@ from archiver.formats.facts import (
 from archiver.formats.foreign import name_of
 from archiver.formats.scan import file_length
 
-_LONGEST_LABEL = Label("g-coclico", "x" * 64, bytes(32), "x" * 64, "x" * 32)
-# Bytes a generated file needs at the least, by pixels: measured with one flat colour at the bottom of each ladder.
-_PIXELS_PER_BYTE = {Format.JPEG: 128, Format.PNG: 128, Format.WEBP: 128, Format.TIFF: 64}
+_LONGEST_LABEL = Label("x" * 64, "x" * 64, bytes(32), "x" * 64, "x" * 64)
+_PLENTY = 16  # bytes for each 16x16 pixels: every format codes one flat colour in far fewer
+_RESERVE = 2048  # bytes for a record, its envelope and the container's own headers
 
 
 def inspect(file: BinaryIO, limits: Limits) -> Inspection:
@@ -79,12 +80,23 @@ def _refuse_unkeepable(structure: Structure, metadata: Metadata, length: int) ->
     labelled = [xmp.with_label(packet, _LONGEST_LABEL) for packet in packets or (None,)]
     native = sum(len(block.data) + 16 for block in container.with_xmp(metadata.blocks, labelled))
     packed = len(metadata.to_bytes()) if packets else 0
-    floor = structure.width * structure.height // _PIXELS_PER_BYTE[metadata.format]
-    needed = native + packed + floor + BLOCK // 2
-    if needed > length:
+    room = length - native - packed - _RESERVE
+    if room < _smallest_picture(structure, metadata.format, room):
         raise ImageRefused(
             reason=Refusal.DOES_NOT_FIT, detail=f"{length} bytes cannot hold a picture of this size with its metadata"
         )
+
+
+def _smallest_picture(structure: Structure, fmt: Format, room: int) -> int:
+    """Bytes that one flat colour takes at this size; not worked out where `room` is plenty."""
+    plenty = 1024 + _PLENTY * -(-structure.width // 16) * -(-structure.height // 16)
+    if room >= plenty or room <= 0:
+        return 1
+    container = container_of(fmt)
+    colour = 128 if structure.mode == "L" else (96, 128, 160)
+    flat = Image.new(structure.mode, (structure.width, structure.height), colour)
+    with pixels.decoding():
+        return len(container.encode(flat, container.LADDER[0]).data)
 
 
 def load_picture(file: BinaryIO, inspection: Inspection, long_side: int, multiple: int) -> Picture:

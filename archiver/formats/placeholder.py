@@ -15,6 +15,7 @@ from archiver.formats.containers import Container, container_of
 from archiver.formats.envelope import Storage, seal
 from archiver.formats.facts import BLOCK, Block, Envelope, Kind, Metadata, Refusal, SourceFacts
 
+_SMALLEST_NATIVE = 24  # pixels of the long side; rather than show less, metadata is packed
 _LONG_SIDES = (256, 192, 128, 96, 64, 48, 32, 24, 16, 8)  # pixels; the largest that fits is taken
 
 
@@ -27,7 +28,7 @@ def build_placeholder(envelope: Envelope, metadata: Metadata, preview: NDArray[n
     head would be no shorter than the original, or the record leaves no room.
     """
     envelope = replace(envelope, kind=Kind.PLACEHOLDER)
-    native = _head(envelope.source, metadata.blocks, seal(envelope), preview)
+    native = _head(envelope.source, metadata.blocks, seal(envelope), preview, _SMALLEST_NATIVE if metadata else 0)
     if native is not None:
         return native
     packed = metadata.to_bytes()
@@ -43,13 +44,15 @@ def build_placeholder(envelope: Envelope, metadata: Metadata, preview: NDArray[n
     return head
 
 
-def _head(facts: SourceFacts, blocks: Sequence[Block], sealed: bytes, preview: NDArray[np.uint8]) -> bytes | None:
-    """One block at most, with the largest picture that fits; None if not even the smallest does."""
+def _head(
+    facts: SourceFacts, blocks: Sequence[Block], sealed: bytes, preview: NDArray[np.uint8], smallest: int = 0
+) -> bytes | None:
+    """One block at most, with the largest picture that fits; None if not even one of `smallest` pixels does."""
     container = container_of(facts.format)
     if len(sealed) + sum(len(block.data) for block in blocks) > BLOCK:
         return None
     for long_side in _LONG_SIDES:
-        if long_side > container.PREVIEW_LONG_SIDE:
+        if not smallest <= long_side <= container.PREVIEW_LONG_SIDE:
             continue
         image = _picture(container, facts, blocks, preview, long_side)
         head = container.write(container.encode(image, container.PREVIEW), blocks, sealed)

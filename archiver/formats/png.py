@@ -235,7 +235,7 @@ def encode(image: Image.Image, step: Step) -> Encoded:
         levels = [(value >> dropped << dropped) + half for value in range(256)]
         image = image.point(levels * len(image.getbands()))
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=6)
+    image.save(buffer, "PNG", compress_level=4)
     mode: Mode = "L" if image.mode == "L" else "RGB"
     return Encoded(buffer.getvalue(), image.width, image.height, mode, step)
 

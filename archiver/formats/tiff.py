@@ -211,7 +211,7 @@ def encode(image: Image.Image, step: Step) -> Encoded:
     if step.quality == _PLAIN:
         data = image.tobytes()
     elif step.quality == _LOSSLESS:
-        data = zlib.compress(_differences(image), 6)
+        data = zlib.compress(_differences(image), 3)
     else:
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=step.quality, subsampling="4:4:4", optimize=step.quality < 30)

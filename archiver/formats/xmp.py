@@ -17,6 +17,9 @@ _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 _SOURCE_TYPE = f"{_IPTC} DigitalSourceType"
 _RDF_ROOT, _DESCRIPTION = f"{_RDF} RDF", f"{_RDF} Description"
 _ATTRIBUTE = re.compile(rb"""\s[^\s=<>"']+:DigitalSourceType\s*=\s*("[^"]*"|'[^']*')""")
+# A label must never need escapes, nor grow beyond what `inspect` allowed for.
+_ODD = re.compile(r"[^A-Za-z0-9 ._:+/()@-]")
+_LONGEST = 64  # characters
 _END = b"<?xpacket end="
 _WHITE = b" \t\r\n"
 
@@ -63,7 +66,7 @@ def _description(label: Label, about: str) -> bytes:
         "Device": label.device,
         "Version": label.version,
     }
-    ours = "".join(f" archiver:{name}={quoteattr(value)}" for name, value in facts.items())
+    ours = "".join(f' archiver:{name}="{_ODD.sub("_", value)[:_LONGEST]}"' for name, value in facts.items())
     return (
         f'<rdf:Description xmlns:rdf="{_RDF}" rdf:about={quoteattr(about)} xmlns:Iptc4xmpExt="{_IPTC}"'
         f' xmlns:archiver="{NAMESPACE}" Iptc4xmpExt:DigitalSourceType="{SYNTHETIC}"{ours}/>'
