@@ -143,8 +143,8 @@ def _tier_names(paths: Sequence[Path]) -> list[str]:
 
 _NEW = """\
 # What the archiver watches, and when an image is cold. These are the keys most people change;
-# `archiver config example` explains all of them, `archiver config check` validates this file,
-# and `archiver plan` shows what it would do before anything is done.
+# config.example.toml (beside the installed package's modules) explains all of them. `archiver config check` validates
+# this file, and `archiver plan` shows what it would do before anything is done.
 
 [catalog]
 url = {url}

@@ -22,6 +22,8 @@ from archiver.config import RuleSettings, Settings, compile_patterns, path_match
 from archiver.errors import ArchiverError, ImageRefused
 from archiver.units import about_duration, about_size, format_duration, format_size
 
+EXCLUDED = "tier-exclude"  # the rule that stands for a tier's own `exclude`
+
 _BY_EXTENSION = {
     ".jpg": "jpeg",
     ".jpeg": "jpeg",
@@ -143,8 +145,22 @@ class Pins:
 
 
 def compile_rules(settings: Settings, tier: str) -> tuple[Rule, ...]:
-    """The rules that are for a tier, in their order."""
-    return tuple(Rule(rule) for rule in settings.rule if not rule.tiers or tier in rule.tiers)
+    """The rules that are for a tier, in their order; first of all, what the tier excludes is kept."""
+    # The scan does not look at what is excluded, but what it saw before that was configured is still in the catalog.
+    excluded = [
+        RuleSettings(
+            name=EXCLUDED,
+            action="keep",
+            include=one.exclude,
+            min_size=0,
+            unused_for=timedelta(),
+            unchanged_for=timedelta(),
+        )
+        for one in settings.tier
+        if one.name == tier and one.exclude
+    ]
+    configured = [rule for rule in settings.rule if not rule.tiers or tier in rule.tiers]
+    return tuple(Rule(rule) for rule in (*excluded, *configured))
 
 
 def decide(file: FileRow, rules: Sequence[Rule], now: datetime, pins: Pins, probe: Probe | None = None) -> Decision:

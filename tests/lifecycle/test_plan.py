@@ -196,6 +196,20 @@ def test_what_is_left_alone_is_counted_by_reason(world: World) -> None:
     assert summary.skipped == {Why.PATH: 1, Why.TAGS: 1, Why.PINNED: 1, Why.CHANGED: 1, Why.REFUSED: 1}
 
 
+def test_what_a_tier_excludes_is_left_alone_even_if_it_was_scanned_before(world: World) -> None:
+    for path in ("a.jpg", "private/b.jpg", "private/shared/c.jpg"):
+        world.add(path)
+    world.scan()
+    world.tier = {"exclude": ["private/**", "!private/shared/**"]}
+    acts, summary = world.plan()
+    assert sorted(act.file.name for act in acts) == ["a.jpg", "c.jpg"]
+    assert summary.skipped == {Why.KEPT: 1}
+    with world.open() as (catalog, _):
+        row = catalog.find(catalog.tiers()[0].id, "private/b.jpg")
+    assert row is not None
+    assert forced(row, "photos", world.settings).action is Action.RECORD, "also when it is named by hand"
+
+
 def test_a_rule_without_tags_never_opens_a_file(world: World) -> None:
     world.add("a.jpg")
     world.scan()
