@@ -31,7 +31,7 @@ class Counters(Recorder):
         ]
 
     def integrity(self) -> list[str]:
-        """What the database finds wrong with its own file; reads all of it. PostgreSQL checks its pages as it reads them."""
+        """What the database finds wrong with its own file, which it reads; PostgreSQL checks pages as it reads them."""
         if not self.is_sqlite:
             return []
         with self._read() as connection:
