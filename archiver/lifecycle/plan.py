@@ -88,6 +88,7 @@ class PlanSummary:
     skipped: Counter[Why] = field(default_factory=Counter)
     capped: bool = False  # the sweep's caps (or the limit) ended it; the next sweep goes on
     used_share: float = 0.0  # of the tier's filesystem, without what ends of grace periods will free
+    has_room: bool = True  # release.min_free is there; else nothing is released
     to_free: int | None = None  # bytes down to the low watermark; None: no watermark, everything cold
 
     @property
@@ -155,7 +156,7 @@ def plan(
     # Files once refused are never acted upon: they are worth reading only where somebody counts.
     count_refused = summary is not None
     summary = PlanSummary() if summary is None else summary
-    _measure(catalog, tier, summary)
+    _measure(catalog, tier, settings.release.min_free, summary)
     return _acts(catalog, tier, row, settings, now, limit, summary, count_refused)
 
 
@@ -193,7 +194,7 @@ def _usable(catalog: Catalog, tier: LocalTier) -> TierRow:
     return row
 
 
-def _measure(catalog: Catalog, tier: LocalTier, summary: PlanSummary) -> None:
+def _measure(catalog: Catalog, tier: LocalTier, min_free: int, summary: PlanSummary) -> None:
     """How full the tier is, and how much must go. Held originals are on their way out and count as free already."""
     space = tier.space()
     device = os.fstat(tier.root_fd).st_dev
@@ -201,6 +202,7 @@ def _measure(catalog: Catalog, tier: LocalTier, summary: PlanSummary) -> None:
     held = sum(other.held_bytes for other in catalog.summary() if _device(other.tier.root) == device)
     free = min(space.free + held, space.total)
     summary.used_share = 1.0 - free / space.total if space.total else 0.0
+    summary.has_room = space.free >= min_free
     if high := tier.settings.high_watermark:
         wanted = int(space.total * (1.0 - tier.settings.low_watermark)) - free
         summary.to_free = max(wanted, 0) if summary.used_share >= high else 0
@@ -224,7 +226,7 @@ def _acts(
     count_refused: bool,
 ) -> Iterator[PlannedAct]:
     rules = compile_rules(settings, tier.name)
-    sweep = _Sweep(tier.settings, limit, summary.to_free)
+    sweep = _Sweep(tier.settings, limit, summary)
     pins, limits = Pins(catalog.pins(row.id)), _limits(settings)
     for file in catalog.candidates(row.id, accessed_before=_warm_since(rules, now), refused=count_refused):
         if sweep.has_freed_enough and not any(rule.settings.action == "record" for rule in rules):
@@ -255,10 +257,11 @@ def _warm_since(rules: Sequence[Rule], now: datetime) -> int | None:
 class _Sweep:
     """What one sweep may still do: its caps, and how much the watermarks want freed."""
 
-    def __init__(self, tier: TierSettings, limit: int | None, to_free: int | None) -> None:
+    def __init__(self, tier: TierSettings, limit: int | None, summary: PlanSummary) -> None:
         self._files = tier.sweep_files if limit is None else min(limit, tier.sweep_files)
         self._largest = self._bytes = tier.sweep_bytes
-        self._to_free = to_free
+        self._to_free = summary.to_free
+        self._has_room = summary.has_room
 
     @property
     def has_freed_enough(self) -> bool:
@@ -267,7 +270,9 @@ class _Sweep:
 
     def withholds(self, act: PlannedAct) -> Why | None:
         """Why this act has to wait although its rule matches; others may still go ahead."""
-        # Recording frees nothing, so the watermarks have no say in it.
+        # Recording frees nothing and writes nothing to the tier, so that neither has a say in it.
+        if act.action is Action.RELEASE and not self._has_room:
+            return Why.ROOM
         if act.action is Action.RELEASE and self.has_freed_enough:
             return Why.WATERMARK
         # It would hold up all that is warmer for ever.

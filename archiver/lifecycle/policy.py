@@ -65,6 +65,7 @@ class Why(StrEnum):
     UNKNOWN = "cannot be told"
     WATERMARK = "tier not full enough"
     SWEEP = "larger than a sweep"
+    ROOM = "too little free space for placeholders"
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,13 +33,17 @@ class World:
 
     root: Path
     url: str
+    min_free: int | str = 0
     tier: dict[str, Any] = field(default_factory=dict)
     rules: list[dict[str, Any]] = field(default_factory=lambda: [{"name": "cold", "min_size": 0}])
 
     @property
     def settings(self) -> Settings:
         tier = {"name": "photos", "path": str(self.root), **self.tier}
-        return Settings.model_validate({"catalog": {"url": self.url}, "tier": [tier], "rule": self.rules})
+        release = {"min_free": self.min_free}
+        return Settings.model_validate(
+            {"catalog": {"url": self.url}, "release": release, "tier": [tier], "rule": self.rules}
+        )
 
     def add(self, path: str, *, used: int = 400, changed: int = 800, size: int = 0, tags: str = "") -> Path:
         """A real picture (or, with `size`, a sparse file of that length) last used and changed so many days ago."""
@@ -350,6 +354,17 @@ def test_held_originals_are_not_freed_twice(full_world: World) -> None:
     assert full_world.names() == [], "two are on their way out, and the tier is below its high watermark without them"
     watermarks(full_world, -mebibytes(full_world, 2.1), -mebibytes(full_world, 2.5))
     assert full_world.names() == ["2.jpg"], "half a MiB more is enough"
+
+
+def test_nothing_is_released_where_placeholders_have_no_room(world: World) -> None:
+    world.rules.insert(0, {"name": "first", "action": "record", "include": ["b.jpg"], "min_size": 0})
+    world.add("a.jpg")
+    world.add("b.jpg")
+    world.scan()
+    world.min_free = "1000000 TB"
+    acts, summary = world.plan()
+    assert [act.file.name for act in acts] == ["b.jpg"], "recording writes nothing to the tier"
+    assert (summary.skipped, summary.has_room) == ({Why.ROOM: 1}, False)
 
 
 # -- tiers that must not be acted upon ---------------------------------------------------------------------------------
