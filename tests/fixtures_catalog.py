@@ -9,15 +9,15 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from archiver.catalog import Catalog
-from archiver.catalog.rows import DirectoryChange, FileRow, Found, Holding, NewRecord, State
+from archiver.catalog.rows import Act, AuditRow, DirectoryChange, FileRow, Found, Holding, NewRecord, State
 from archiver.catalog.schema import upgrade
+from archiver.catalog.tables import Base
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +48,7 @@ def postgresql_server() -> Iterator[Callable[[str], str]]:
     tools = _postgresql_tools()
     if tools is None:
         pytest.skip("no PostgreSQL server: apt-get install postgresql")
-    # As root the server runs as its own user; a socket's path has to be short, so it does not lie below pytest's folder.
+    # As root the server runs as its own user. A socket's path has to be short: it does not lie below pytest's folder.
     user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     if user == "postgres" and not _user_exists(user):
         pytest.skip("PostgreSQL does not run as root, and there is no user postgres")
@@ -73,22 +73,23 @@ def postgresql_server() -> Iterator[Callable[[str], str]]:
 
 
 @pytest.fixture(scope="session")
-def _postgresql_template(postgresql_server: Callable[[str], str]) -> Callable[[str], str]:
-    _sql(postgresql_server("postgres"), "CREATE DATABASE template_archiver")
-    upgrade(postgresql_server("template_archiver"))
-    return postgresql_server
-
-
-_databases = count(1)
+def _postgresql_catalog(postgresql_server: Callable[[str], str]) -> str:
+    sql(postgresql_server("postgres"), "CREATE DATABASE catalog")
+    upgrade(postgresql_server("catalog"))
+    return postgresql_server("catalog")
 
 
 @pytest.fixture
-def postgresql_url(_postgresql_template: Callable[[str], str]) -> Iterator[str]:
-    """The URL of an empty catalog of the newest schema in a PostgreSQL database of this test's own."""
-    name, server = f"catalog_{next(_databases)}", _postgresql_template
-    _sql(server("postgres"), f"CREATE DATABASE {name} TEMPLATE template_archiver")
-    yield server(name)
-    _sql(server("postgres"), f"DROP DATABASE {name} WITH (FORCE)")
+def postgresql_url(_postgresql_catalog: str) -> str:
+    """The URL of an empty catalog of the newest schema in a PostgreSQL database."""
+    tables = ", ".join(table for table in Base.metadata.tables)
+    sql(
+        _postgresql_catalog,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'catalog' AND pid <> pg_backend_pid()",
+        "SET session_replication_role = replica",  # past the trigger that keeps the audit
+        f"TRUNCATE {tables} RESTART IDENTITY",
+    )
+    return _postgresql_catalog
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
@@ -119,11 +120,13 @@ def _user_exists(name: str) -> bool:
     return True
 
 
-def _sql(url: str, statement: str) -> None:
+def sql(url: str, *statements: str) -> None:
+    """Run statements on a PostgreSQL server."""
     import psycopg
 
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement)  # type: ignore[call-overload]
+        for statement in statements:
+            connection.execute(statement)  # type: ignore[call-overload]
 
 
 def found(name: str | bytes, **facts: int) -> Found:
@@ -171,7 +174,7 @@ class Shelf:
     def see(self, path: str, **facts: int) -> FileRow:
         """A scan sees the file, as it was or changed."""
         row = self[path]
-        as_it_was = dict(size=row.size, mtime_ns=row.mtime_ns, inode=row.inode, accessed_at=row.accessed_at)
+        as_it_was = row.version._asdict() | {"accessed_at": row.accessed_at}
         change = DirectoryChange(os.fsencode(row.directory), changed=[(row.id, found(row.name, **as_it_was | facts))])
         self.catalog.apply_changes(self.id, [change])
         return self[path]
@@ -213,6 +216,21 @@ class Shelf:
             self.lose(path)
         assert self[path].state is state
         return self[path]
+
+    def told(self, path: str) -> list[AuditRow]:
+        """What the audit tells of a path, newest first."""
+        return list(self.catalog.audit_rows(tier_id=self.id, path=path))
+
+    def acts(self, path: str) -> list[Act]:
+        """What was done to a path, oldest first."""
+        return [row.act for row in self.told(path)][::-1]
+
+    def counted(self) -> dict[str, int]:
+        """The counters that are not zero, proved against the rows."""
+        assert self.catalog.recount(correct=False) == []
+        (summary,) = self.catalog.summary()
+        counted = {count.state.label: count.files for count in summary.states if count.files}
+        return counted | ({"held": summary.held_files} if summary.held_files else {})
 
 
 @pytest.fixture

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 from sqlalchemy import select, tuple_
 
@@ -25,8 +26,8 @@ class HoldingArea(Recorder):
         """The original that is held for a file; the newest, where it was written to and released again meanwhile."""
         with self._read() as connection:
             query = _HELD.where(Record.file_id == file_id).order_by(Held.record_id.desc()).limit(1)
-            row = connection.execute(query).one_or_none()
-        return None if row is None else HoldingRow(*row._tuple())
+            rows: Iterable[Any] = connection.execute(query)
+            return next((HoldingRow(*row) for row in rows), None)
 
     def holding_due(self, now: int) -> Iterator[HoldingRow]:
         """Held originals whose grace period is over at `now`, longest over first, page by page."""
@@ -35,7 +36,8 @@ class HoldingArea(Recorder):
         while True:
             page = query if last is None else query.where(tuple_(Held.expires_at, Held.record_id) > last)
             with self._read() as connection:
-                rows = [HoldingRow(*row._tuple()) for row in connection.execute(page.limit(PAGE))]
+                found: Iterable[Any] = connection.execute(page.limit(PAGE))
+                rows = [HoldingRow(*row) for row in found]
             yield from rows
             if len(rows) < PAGE:
                 return

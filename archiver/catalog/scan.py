@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
@@ -21,10 +22,14 @@ from archiver.catalog.tables import Directory, File, Gone, Recalled, signed64
 _DIRECTORIES = select(Directory.id, Directory.path, Directory.fingerprint)
 _SPOKEN_FOR = (State.RECORDED, State.RELEASED, State.RECALLED)
 
+_TOGETHER = 50
+"""New rows in one SQLite statement: it starts its trigger, its checks and its sequence once for all of them (a third less time)."""
+
+_NEW_ROW = "(?, ?, ?, 1, ?, ?, ?, ?)"
 _NEW_FILES = {
-    "sqlite": """
+    "sqlite": f"""
         INSERT INTO file (directory_id, tier_id, name, state, size, mtime_ns, inode, accessed_at)
-        VALUES (?, ?, ?, 1, ?, ?, ?, ?)""",
+        VALUES {_NEW_ROW}""",
     "postgresql": """
         INSERT INTO file (directory_id, tier_id, name, state, size, mtime_ns, inode, accessed_at)
         SELECT directory_id, tier_id, name, 1, size, mtime_ns, inode, accessed_at
@@ -112,16 +117,20 @@ def _number_directories(
     numbers = {change.path: change.directory_id for change in changes if change.directory_id is not None}
     wanted = {parent for change in changes if change.directory_id is None for parent in _with_parents(change.path)}
     wanted -= numbers.keys()
-    query = select(Directory.id, Directory.path).where(Directory.tier_id == tier_id)
+    query = select(Directory.id, Directory.path, Directory.present).where(Directory.tier_id == tier_id)
+    absent: list[int] = []
     for paths in pages(sorted(wanted)):
-        for row in connection.execute(query.where(Directory.path.in_(paths))):
-            numbers[_directory_row(*row, None).path] = row[0]
+        for number, path, present in connection.execute(query.where(Directory.path.in_(paths))):
+            numbers[os.fsencode(path)] = number
+            absent += () if present else (number,)
+    for page in pages(absent):  # it came back, with what it lies in
+        connection.execute(update(Directory).where(Directory.id.in_(page)).values(present=True))
     unknown = sorted(wanted - numbers.keys())  # a parent sorts before what is in it
     rows = []
-    for number, path in zip(_reserve(connection, len(unknown)), unknown, strict=True):
-        numbers[path] = number
-        parent = numbers[path.rpartition(b"/")[0]] if path else None
-        rows.append({"id": number, "tier_id": tier_id, "parent_id": parent, "path": path, "present": True})
+    for number, raw in zip(_reserve(connection, len(unknown)), unknown, strict=True):
+        numbers[raw] = number
+        parent = numbers[raw.rpartition(b"/")[0]] if raw else None
+        rows.append({"id": number, "tier_id": tier_id, "parent_id": parent, "path": raw, "present": True})
     if rows:
         connection.execute(insert(Directory), rows)
     return numbers, {row["id"] for row in rows if isinstance(row["id"], int)}
@@ -190,7 +199,13 @@ def _insert_files(ledger: Ledger, tier_id: int, new: Sequence[tuple[int, list[Fo
         return 0
     dialect = ledger.connection.dialect.name
     if dialect == "sqlite":
-        ledger.connection.exec_driver_sql(_NEW_FILES[dialect], rows)
+        whole = len(rows) - len(rows) % _TOGETHER
+        pages_of_rows = [tuple(chain.from_iterable(rows[at : at + _TOGETHER])) for at in range(0, whole, _TOGETHER)]
+        if pages_of_rows:
+            many = _NEW_FILES[dialect] + f", {_NEW_ROW}" * (_TOGETHER - 1)
+            ledger.connection.exec_driver_sql(many, pages_of_rows)
+        if rest := rows[whole:]:
+            ledger.connection.exec_driver_sql(_NEW_FILES[dialect], rest)
     else:
         columns = tuple(list(column) for column in zip(*rows, strict=True))
         ledger.connection.exec_driver_sql(_NEW_FILES[dialect], columns)
