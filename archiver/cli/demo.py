@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from archiver.cli.invocation import Invocation, pass_invocation
-from archiver.cli.output import Cell, Column, Output, human_ratio, quoted
+from archiver.cli.output import Cell, Column, Output, human_ratio, program, quoted
 from archiver.cli.reporter import Reporter
 from archiver.cli.verb import VerbCommand
 from archiver.errors import EXIT_WARNINGS
@@ -107,7 +107,7 @@ def _show(output: Output, made: Demonstration) -> None:
         f"undo {quoted(example)}",
         "doctor",
     ):
-        output.text(f"  archiver --config {quoted(made.config)} {words}")
+        output.text(f"  {program()} --config {quoted(made.config)} {words}")
 
 
 def _row(specimen: Specimen) -> list[Cell]:

@@ -44,17 +44,17 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
             assert inner is not None
             yield from _command(inner, click.Context(inner, info_name=name, parent=context))
         return
-    yield "    " + " ".join([context.command_path, "[OPTIONS]", *usage]) + "\n"
+    yield f"`{' '.join([context.command_path, '[OPTIONS]', *usage])}`\n"
     if options := list(_options(command, context)):
         yield "\n".join(options) + "\n"
     if isinstance(command, VerbCommand) and command.example:
-        yield "\n".join(f"    {line.strip()}" for line in command.example.strip().splitlines()) + "\n"
+        yield "\n".join(["```sh", *(line.strip() for line in command.example.strip().splitlines()), "```"]) + "\n"
 
 
 def _options(command: click.Command, context: click.Context) -> Iterator[str]:
-    common = {name for parameter in cli.params for name in parameter.opts} if command is not cli else set()
+    common = {name for parameter in cli.params for name in parameter.opts} if command is not cli else {"--version"}
     for parameter in command.params:
-        shown = parameter.get_help_record(context)
+        shown = parameter.get_help_record(context) if isinstance(parameter, click.Option) else None
         if shown is not None and not common & set(parameter.opts):
             yield f"* `{shown[0]}`: {shown[1]}"
 

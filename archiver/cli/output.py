@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from enum import Enum
+from enum import Enum, IntEnum
 from pathlib import PurePath
 
 from rich import box
@@ -174,6 +174,12 @@ def quoted(path: PurePath) -> str:
     return shlex.quote(printable(relative if len(relative) < len(text) else text))
 
 
+def program() -> str:
+    """How this program was called, for commands that a user may paste."""
+    called = sys.argv[0]
+    return shlex.quote(called) if PurePath(called).name == "archiver" and os.sep in called else "archiver"
+
+
 def printable(text: str) -> str:
     """Show control characters and undecodable bytes as escapes: a file's name may hold anything, terminals obey it."""
     return "".join(char if char.isprintable() else _escaped(char) for char in text)
@@ -194,8 +200,10 @@ def jsonable(value: object) -> object:
     match value:
         case None | bool() | int() | float() | str() if not isinstance(value, Enum):
             return value
+        case IntEnum():
+            return getattr(value, "label", None) or value.name.lower().replace("_", "-")
         case Enum():
-            return getattr(value, "label", None) or jsonable(value.value)
+            return jsonable(value.value)
         case ArchiverError():
             return jsonable_error(value)
         case bytes():

@@ -15,6 +15,8 @@ from archiver.codec.record import Record
 from archiver.errors import NoRecord
 from archiver.units import about_size
 
+_NAMES = {formats.Kind.PLACEHOLDER: "placeholder", formats.Kind.GENERATED: "generated image"}
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -67,7 +69,7 @@ def _from_file(path: Path) -> Shown | None:
             return None
         metadata = formats.read_metadata(file)
     kept = len(metadata.to_bytes()) if metadata else 0
-    return _shown(path, f"the {envelope.kind} itself", envelope.record, kept, envelope.source)
+    return _shown(path, f"the {_NAMES[envelope.kind]} itself", envelope.record, kept, envelope.source)
 
 
 def _from_catalog(invocation: Invocation, path: Path) -> Shown:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from threading import Event, Lock
 from types import TracebackType
 
@@ -20,7 +21,7 @@ _STYLES = {Result.DONE: "green", Result.REFUSED: "yellow", Result.FAILED: "red",
 
 
 class Reporter:
-    """A listener for one run: JSON lines, or a bar on a terminal and one line for each file that was refused or failed.
+    """A listener for one run: JSON lines, or a bar on a terminal and one line for each file that was not acted on.
 
     With -v every file gets its line. May be called from several threads.
     """
@@ -59,7 +60,7 @@ class Reporter:
                 self._progress.update(self._task, advance=1, description=self._counts())
             if self._output.as_json:
                 self._output.json(outcome, "outcome")
-            elif self._every or outcome.result in (Result.REFUSED, Result.FAILED):
+            elif self._every or outcome.result is not Result.DONE:
                 self._print(outcome)
 
     def _counts(self) -> str:
@@ -102,10 +103,25 @@ def report(invocation: Invocation, what: str, run: Callable[[Reporter, Event], T
     return EXIT_INTERRUPTED if stop.is_set() else tally.exit_code
 
 
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    counts: Mapping[str, Mapping[str, int]]
+    reasons: Mapping[str, int]
+    bytes_before: int
+    bytes_after: int
+    exit_code: int
+
+
+def _by_act(tally: Tally) -> dict[str, dict[str, int]]:
+    return {act: {result: tally.count(act, result) for result in Result} for act, _ in tally.counts}
+
+
 def summarise(output: Output, tally: Tally) -> None:
     """The totals of a run."""
     if output.as_json:
-        output.json(tally, "summary")
+        output.json(
+            _Summary(_by_act(tally), tally.reasons, tally.bytes_before, tally.bytes_after, tally.exit_code), "summary"
+        )
         return
     acts = sorted({name for name, _ in tally.counts})
     if not acts:
@@ -118,7 +134,7 @@ def summarise(output: Output, tally: Tally) -> None:
             [Column("files", number=True), Column("why they stay as they are")],
             [[count, reason] for reason, count in tally.reasons.most_common(12)],
         )
-    if tally.bytes_before or tally.bytes_after:
+    if tally.bytes_before and tally.bytes_after:
         ratio = human_ratio(tally.bytes_before, tally.bytes_after)
         output.text(
             f"On disk: {about_size(tally.bytes_before)} before, {about_size(tally.bytes_after)} after"

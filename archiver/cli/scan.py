@@ -45,9 +45,8 @@ _PLANNABLE = (State.RESIDENT, State.RECORDED, State.RECALLED, State.SUPERSEDED)
 def scan(invocation: Invocation, tiers: tuple[str, ...]) -> int:
     """Read the tiers and bring the catalog up to date.
 
-    One walk over each tier; files are not opened. A tier that cannot be reached keeps everything the catalog knows of
-    it, and the others
-    are scanned.
+    One walk over each tier; files are not opened. A tier that cannot be reached keeps everything the catalog knows
+    of it, and the others are scanned.
     """
     from archiver.tiers.scan import scan as run
 
@@ -119,8 +118,7 @@ def plan(invocation: Invocation, tiers: tuple[str, ...], explain: Path | None, l
     """Show what would be archived, why, and what it would save.
 
     Changes nothing. This is what `archiver archive` would start with now, coldest images first; whether each passes
-    the gate shows only when it
-    is encoded.
+    the gate shows only when it is encoded.
     """
     if explain is not None:
         return _explain(invocation, explain)
