@@ -13,7 +13,7 @@ from archiver.models.embedded.autoencoder import Autoencoder
 from archiver.models.embedded.backbone import EfficientNetLite0
 from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos
-from archiver.training.loop import Budget, Rhythm, Trainer
+from archiver.training.loop import PARTS, Budget, Rhythm, Trainer
 
 _TAPS = (0, 2, 4, 7, 10, 14)
 _LATENT_NOISE = 0.05  # of unit-variance latents: makes the decoder forgive the denoiser's small errors
@@ -55,7 +55,7 @@ def train_autoencoder(
     probe = photos.pictures(photos.validation[:64])[:, :, offset : offset + side, offset : offset + side]
 
     def loss(progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
-        wanted = photos.crops(rng, batch, side)
+        wanted = photos.crops(rng, batch // PARTS, side)
         with torch.autocast("cpu", torch.bfloat16):
             latent = network.encode(wanted).float()
             latent = latent + _LATENT_NOISE * torch.randn(latent.shape, generator=noise)

@@ -13,7 +13,7 @@ from torch import Tensor
 from archiver.models.embedded.denoiser import TIMESTEPS, Conditions, Denoiser, Keep, cosine_alphas_cumprod
 from archiver.training.data import Photos
 from archiver.training.features import Features
-from archiver.training.loop import Budget, Rhythm, Trainer
+from archiver.training.loop import PARTS, Budget, Rhythm, Trainer
 
 _KEEP_EACH = 0.7
 _DROP_ALL = 0.08  # besides what independent dropping gives: the unconditional side of guidance
@@ -86,8 +86,8 @@ def train_denoiser(
     alphas = cosine_alphas_cumprod()
 
     def loss(_progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
-        drawn = draw(features, rng.choice(photos.train, batch), rng, noise)
-        t = torch.randint(TIMESTEPS, (batch,), generator=noise)
+        drawn = draw(features, rng.choice(photos.train, batch // PARTS), rng, noise)
+        t = torch.randint(TIMESTEPS, (batch // PARTS,), generator=noise)
         return {"total": _v_loss(network, drawn, alphas, t, noise)}
 
     def check() -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from archiver.models.embedded.autoencoder import Autoencoder
+from archiver.models.embedded.autoencoder import DOWNSCALE, LATENT_CHANNELS, Autoencoder
 from archiver.models.embedded.denoiser import EMBEDDING_DIM, WORDS
 from archiver.models.embedded.semantics import SemanticEncoder, colour_map
 from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos
-from archiver.training.loop import averaged_weights, position, write_safetensors
+from archiver.training.loop import averaged_weights, position, workers, write_safetensors
 
 log = logging.getLogger(__name__)
 _BATCH = 8
@@ -65,10 +65,16 @@ def whitening(pooled: Tensor) -> Tensor:
 
 
 def _batches(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    for start in range(0, len(rows), _BATCH):
-        if start % (100 * _BATCH) == 0:
-            log.info("features: %d of %d", start, len(rows))
-        yield rows[start : start + _BATCH]
+    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+
+
+def _for_all(photos: Photos, work: Callable[[NDArray[np.int64]], None]) -> None:
+    """Do `work` on batches of rows of all photographs, in threads; it writes its results by row."""
+    count = len(photos.pixels)
+    with workers() as pool:
+        for batch, _ in enumerate(pool.map(work, _batches(np.arange(count)))):
+            if batch % 100 == 0:
+                log.info("features: %d of %d", batch * _BATCH, count)
 
 
 def _save_array(path: Path, array: NDArray[np.generic]) -> None:
@@ -82,9 +88,12 @@ def _learn_words(encoder: SemanticEncoder, photos: Photos, seed: int) -> None:
     """Fit the encoder's visual words to a sample of the training photographs."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(photos.train)[:_VOCABULARY_PHOTOS]
-    cells = torch.cat(
-        [_features(encoder, photos.pictures(rows)).flatten(2).mT.flatten(0, 1) for rows in _batches(chosen)]
-    )
+
+    def in_batch(rows: NDArray[np.int64]) -> Tensor:
+        return _features(encoder, photos.pictures(rows)).flatten(2).mT.flatten(0, 1)
+
+    with workers() as pool:
+        cells = torch.cat(list(pool.map(in_batch, _batches(chosen))))
     encoder.map_mean.copy_(cells.mean(0))
     sample = cells[torch.from_numpy(rng.permutation(len(cells))[:_VOCABULARY_CELLS])]
     encoder.word_vectors.copy_(visual_words(F.normalize(sample - encoder.map_mean, dim=1), seed))
@@ -103,13 +112,16 @@ def learn_semantics(photos: Photos, out: Path, seed: int) -> None:
     encoder.backbone.load_state_dict(published_backbone().state_dict())
     encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     _learn_words(encoder, photos, seed)
-    grid = photos.pixels.shape[1] // 8
+    grid = 2 * photos.pixels.shape[1] // DOWNSCALE
     labels = np.empty((len(photos.pixels), grid, grid), np.uint8)
     pooled = torch.empty(len(photos.pixels), encoder.map_mean.numel())
-    for rows in _batches(np.arange(len(photos.pixels))):
+
+    def describe(rows: NDArray[np.int64]) -> None:
         features = _features(encoder, photos.pictures(rows))
         labels[rows] = encoder.labels(features).numpy()
         pooled[rows] = features.mean((2, 3))
+
+    _for_all(photos, describe)
     encoder.pooled_mean.copy_(pooled[photos.train].mean(0))
     encoder.whitening.copy_(whitening(pooled[photos.train] - encoder.pooled_mean))
     embeddings = (pooled - encoder.pooled_mean) @ encoder.whitening.T
@@ -129,17 +141,21 @@ def cache_latents(photos: Photos, out: Path) -> None:
     network = Autoencoder()
     network.load_state_dict(averaged_weights(out / "autoencoder.safetensors"), strict=False)
     network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    raw, colours = [], []
-    for rows in _batches(np.arange(len(photos.pixels))):
+    count, grid = len(photos.pixels), photos.pixels.shape[1] // DOWNSCALE
+    latents = torch.empty(count, 2, LATENT_CHANNELS, grid, grid)
+    colours = torch.empty(count, 3, grid, grid, dtype=torch.float16)
+
+    def encode(rows: NDArray[np.int64]) -> None:
         pictures = photos.pictures(rows)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             pair = [network.encode(view).float() for view in (pictures, pictures.flip(3))]
-        raw.append(torch.stack(pair, 1))
-        colours.append(colour_map(pictures).half())
-    latents = torch.cat(raw)
+        latents[rows] = torch.stack(pair, 1)
+        colours[rows] = colour_map(pictures).half()
+
+    _for_all(photos, encode)
     seen = latents[photos.train, 0]
     mean, std = seen.mean((0, 2, 3)).view(1, -1, 1, 1), seen.std((0, 2, 3)).view(1, -1, 1, 1)
-    _save_array(out / "colours.npy", torch.cat(colours).numpy())
+    _save_array(out / "colours.npy", colours.numpy())
     _save_array(out / "latents.npy", ((latents - mean) / std).half().numpy())
     write_safetensors(scale_file, {"latent_mean": mean, "latent_std": std}, {"position": made_by})
 

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,7 +51,19 @@ class Rhythm:
 
 
 StepLoss = Callable[[float, np.random.Generator, torch.Generator], dict[str, Tensor]]
-"""(progress 0..1, numpy generator, torch generator) -> named losses; `total` is the one that is minimised."""
+"""(progress 0..1, numpy generator, torch generator) -> named losses of one part of a batch; `total` is minimised."""
+
+PARTS = 2
+"""Parts of a batch, each computed by a thread of its own that does not share its operations.
+
+On shared cores this is several times faster than letting two threads share every operation, since they need not wait
+for one another until the end of the step; and the result does not depend on the number of cores.
+"""
+
+
+def workers() -> ThreadPoolExecutor:
+    """Threads for the parts of a batch."""
+    return ThreadPoolExecutor(PARTS, "part", lambda: torch.set_num_threads(1))
 
 
 class Trainer:
@@ -104,11 +117,19 @@ class Trainer:
         left = min(1.0, (1 - progress) / self.rhythm.cool_down)
         return self.rhythm.rate * warm * (0.02 + 0.98 * 0.5 * (1 - math.cos(math.pi * left)))
 
-    def _advance(self, loss: StepLoss, progress: float) -> dict[str, float]:
-        seed = int(np.random.SeedSequence([self.seed, self.step]).generate_state(1)[0])
+    def _part(self, loss: StepLoss, progress: float, part: int) -> tuple[dict[str, float], list[Tensor]]:
+        """Losses and gradients of one part of the batch."""
+        seed = int(np.random.SeedSequence([self.seed, self.step, part]).generate_state(1)[0])
         losses = loss(progress, np.random.default_rng(seed), torch.Generator().manual_seed(seed))
-        self.optimizer.zero_grad(set_to_none=True)
-        losses["total"].backward()  # type: ignore[no-untyped-call]
+        gradients = torch.autograd.grad(losses["total"], list(self.parameters.values()))
+        return {name: float(value.detach()) for name, value in losses.items()}, list(gradients)
+
+    def _advance(self, loss: StepLoss, progress: float, pool: ThreadPoolExecutor) -> dict[str, float]:
+        """One optimiser step on the mean gradient of all parts; returns their mean losses."""
+        results = list(pool.map(lambda part: self._part(loss, progress, part), range(PARTS)))
+        for index, parameter in enumerate(self.parameters.values()):
+            parameter.grad = sum((gradients[index] for _, gradients in results), start=torch.zeros(())) / PARTS
+        losses = {name: sum(part[name] for part, _ in results) / PARTS for name in results[0][0]}
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.rhythm.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(progress)
@@ -118,14 +139,20 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 self.ema[name].lerp_(parameter, 1 - decay)
-        return {name: float(value.detach()) for name, value in losses.items()} | {"gradient": float(norm)}
+        return losses | {"gradient": float(norm)}
 
     def run(self, budget: Budget, loss: StepLoss, check: Callable[[], dict[str, float]] | None = None) -> None:
         """Train until the budget is spent, logging to `<checkpoint>.jsonl`; `check` is run on the averaged weights."""
+        with workers() as pool:
+            self._run(budget, loss, check, pool)
+
+    def _run(
+        self, budget: Budget, loss: StepLoss, check: Callable[[], dict[str, float]] | None, pool: ThreadPoolExecutor
+    ) -> None:
         journal = self.path.with_suffix(".jsonl")
         while (progress := budget.progress(self.step, self.seconds)) < 1:
             begun = time.monotonic()
-            row = self._advance(loss, progress)
+            row = self._advance(loss, progress, pool)
             self.seconds += time.monotonic() - begun
             done = budget.progress(self.step, self.seconds) >= 1
             if check is not None and (done or self.step % self.rhythm.check_every == 0):
