@@ -1,0 +1,157 @@
+"""Every scheme's record stays within its budget, says what it was given, and is read for ever."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from made_pictures import label_map, photograph
+
+from archiver.codec import schemes
+from archiver.codec.colour import shrink
+from archiver.codec.explain import explain
+from archiver.codec.picture import Picture
+from archiver.codec.record import Record, Scheme, Section
+from archiver.errors import RecordCorrupt
+
+GOLDEN = Path(__file__).parent / "golden"
+BUDGETS = {Scheme.SGC: 685, Scheme.COCLI: 88, Scheme.COCLICO: 256, Scheme.G_COCLICO: 256, Scheme.SESECO: 685}
+WITH_COLOURS = [scheme for scheme in BUDGETS if scheme is not Scheme.COCLI]
+
+
+def facts(seed: int, grid: tuple[int, int]) -> schemes.Facts:
+    embedding = np.random.default_rng(seed).normal(size=256).astype(np.float32)
+    return schemes.Facts(embedding, label_map(seed, 2 * grid[1], 2 * grid[0]), 32)
+
+
+def record(scheme: Scheme, seed: int = 0, grid: tuple[int, int] = (16, 16), preset: str = "default") -> Record:
+    picture = Picture(photograph(seed, 16 * grid[0], 16 * grid[1]), 250 * grid[0], 250 * grid[1])
+    return schemes.compose(picture, facts(seed, grid), scheme, b"profile!", grid, schemes.PRESETS[preset][scheme])
+
+
+@pytest.mark.parametrize("scheme", BUDGETS)
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("preset", ["default", "paper"])
+def test_a_record_stays_within_its_budget(scheme: Scheme, seed: int, preset: str) -> None:
+    assert len(record(scheme, seed, preset=preset).to_bytes()) <= BUDGETS[scheme]
+
+
+@pytest.mark.parametrize("scheme", WITH_COLOURS)
+def test_noise_is_coded_more_coarsely_but_within_the_budget(scheme: Scheme) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
+    noise[: 8 * 16] //= 4
+    blocks = noise[::16, ::16].repeat(16, 0).repeat(16, 1)
+    coded = schemes.compose(
+        Picture(blocks, 20_000, 20_000),
+        facts(0, (16, 16)),
+        scheme,
+        bytes(8),
+        (16, 16),
+        schemes.PRESETS["default"][scheme],
+    )
+    assert len(coded.to_bytes()) <= BUDGETS[scheme]
+
+
+@pytest.mark.parametrize("scheme", BUDGETS)
+@pytest.mark.parametrize("grid", [(16, 16), (16, 11), (9, 16), (1, 1), (16, 1), (40, 30)])
+def test_a_record_gives_back_what_it_was_given(scheme: Scheme, grid: tuple[int, int]) -> None:
+    coded = record(scheme, 3, grid)
+    assert Record.from_bytes(coded.to_bytes()) == coded
+    given = facts(3, grid)
+    found = schemes.material(coded)
+    if found.labels is not None:
+        assert np.array_equal(found.labels, given.labels)
+    else:
+        assert found.embedding is not None
+        cosine = found.embedding @ given.embedding / np.linalg.norm(found.embedding) / np.linalg.norm(given.embedding)
+        assert cosine > 0.88
+    if scheme in WITH_COLOURS:
+        columns, rows = schemes.map_size(grid, 16)
+        preview = schemes.preview(coded)
+        assert preview.shape == (rows, columns, 3)
+        original = shrink(photograph(3, 16 * grid[0], 16 * grid[1]), columns, rows)
+        assert np.abs(preview.astype(int) - original).mean() < 12
+    else:
+        assert schemes.colour_preview(coded) is None
+        assert schemes.preview(coded).shape == (grid[1], grid[0], 3)
+
+
+def test_the_same_picture_gives_the_same_record_and_another_one_another_seed() -> None:
+    assert record(Scheme.SGC, 1) == record(Scheme.SGC, 1)
+    assert record(Scheme.SGC, 1).seed != record(Scheme.SGC, 2).seed
+
+
+def test_the_steering_travels_with_the_record() -> None:
+    for preset, steerings in schemes.PRESETS.items():
+        for scheme, steering in steerings.items():
+            assert Record.from_bytes(record(scheme, preset=preset).to_bytes()).steering == steering.rounded()
+
+
+@pytest.mark.parametrize("scheme", BUDGETS)
+def test_the_parts_of_a_record_add_up(scheme: Scheme) -> None:
+    coded = record(scheme)
+    told = explain(coded)
+    assert told.size == len(coded.to_bytes()) == sum(part.size for part in told.parts)
+    assert told.bits_per_pixel == pytest.approx(8 * told.size / 4000**2)
+    assert all(part.size > 0 and part.text for part in told.parts)
+
+
+def test_a_record_without_what_its_scheme_needs_is_corrupt() -> None:
+    coded = record(Scheme.SGC)
+    for kept in coded.sections:
+        with pytest.raises(RecordCorrupt, match="sgc record without"):
+            schemes.check(replace(coded, sections=(kept,)))
+
+
+def test_a_label_map_that_does_not_fit_the_grid_is_corrupt() -> None:
+    with pytest.raises(RecordCorrupt, match="grid"):
+        schemes.check(replace(record(Scheme.SGC), grid=(16, 15)))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(sorted(BUDGETS)), st.data())
+def test_hostile_sections_are_read_or_refused(scheme: Scheme, data: st.DataObject) -> None:
+    coded = record(scheme, grid=(4, 4))
+    hostile = []
+    for section in coded.sections:
+        payload = bytearray(section.payload)
+        for _ in range(data.draw(st.integers(0, 4))):
+            payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
+        hostile.append(Section(section.kind, bytes(payload[: data.draw(st.integers(0, len(payload)))])))
+    with suppress(RecordCorrupt):
+        schemes.check(replace(coded, sections=tuple(hostile)))
+
+
+@pytest.mark.parametrize("path", sorted(GOLDEN.glob("*.rec")), ids=lambda path: path.stem)
+def test_golden_records_are_read_for_ever(path: Path) -> None:
+    """The .json beside each record says what was read from it when it was written; see golden/README.md."""
+    expected = json.loads(path.with_suffix(".json").read_text())
+    golden = Record.from_bytes(path.read_bytes())
+    found = schemes.material(golden)
+    assert golden.scheme.label == expected["scheme"]
+    assert [part.text for part in explain(golden).parts] == expected["parts"]
+    for name in ("labels", "colours"):
+        value = getattr(found, name)
+        assert (None if value is None else value.tolist()) == expected[name]
+    if expected["embedding"] is not None:
+        assert np.allclose(found.embedding, expected["embedding"], atol=1e-4)
+
+
+def test_there_is_a_golden_record_of_every_scheme() -> None:
+    assert {path.stem.split("-v")[0] for path in GOLDEN.glob("*.rec")} == {scheme.label for scheme in BUDGETS}
+
+
+def test_the_codec_imports_no_torch() -> None:
+    code = (
+        "import sys, archiver.codec.schemes, archiver.codec.explain, archiver.codec.fidelity, archiver.models.vault,"
+        "archiver.decoder.engine; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
