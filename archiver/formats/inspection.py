@@ -52,7 +52,7 @@ def inspect(file: BinaryIO, limits: Limits) -> Inspection:
         size = f"{structure.width}x{structure.height} pixels"
         raise ImageRefused(reason=Refusal.TOO_LARGE, detail=f"{size}, the limit is {limits.pixels} pixels")
     metadata = Metadata(fmt, tuple(structure.blocks))
-    _refuse_unkeepable(structure, metadata, length)
+    refuse_unkeepable(structure, metadata, length)
     pixels.decode_fully(file, fmt, (structure.width, structure.height), structure.mode)
     exif = container_of(fmt).exif_of(metadata.blocks)
     orientation = ifd.orientation(exif) if exif else 1
@@ -71,7 +71,7 @@ def _refuse_ours(file: BinaryIO) -> None:
     raise ImageRefused(reason=Refusal.GENERATED, detail="it was generated from a record")
 
 
-def _refuse_unkeepable(structure: Structure, metadata: Metadata, length: int) -> None:
+def refuse_unkeepable(structure: Structure, metadata: Metadata, length: int) -> None:
     """A recall must never fail for want of space or because metadata cannot be put back: what could is refused here."""
     if metadata.size() > METADATA_LIMIT:
         raise ImageRefused(reason=Refusal.METADATA_TOO_LARGE, detail=f"{metadata.size()} bytes of metadata")

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import ExifTags, Image, ImageCms, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 from PIL.Image import Resampling, Transpose
 
 from archiver.errors import ImageRefused
@@ -29,6 +29,7 @@ _PLUGINS: dict[Format, Callable[[BinaryIO], ImageFile.ImageFile]] = {
 # What Pillow warns of (odd EXIF, unknown tags) is checked here before Pillow sees the file; a daemon's log is no
 # place for it.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -54,6 +55,8 @@ def decoding() -> Iterator[None]:
         raise
     except MemoryError as error:
         raise ImageRefused(reason=Refusal.TOO_LARGE, detail="decoding it needs more memory than there is") from error
+    except Image.DecompressionBombError as error:
+        raise ImageRefused(reason=Refusal.TOO_LARGE, detail="more pixels than Pillow decodes of a TIFF") from error
     except OSError as error:
         if error.errno is not None:
             raise
@@ -69,8 +72,7 @@ def decode_fully(file: BinaryIO, fmt: Format, size: tuple[int, int], mode: Mode)
     """
     file.seek(0)
     with decoding():
-        image = _PLUGINS[fmt](file)
-        image.load()
+        image = _loaded(_PLUGINS[fmt](file))
         if image.size != size or image.mode != mode:
             raise corrupt(f"its headers say {size[0]}x{size[1]} {mode}, its data is {image.size} {image.mode}")
 
@@ -82,8 +84,18 @@ def load(file: BinaryIO, fmt: Format, at_least: tuple[int, int]) -> Image.Image:
         image = _PLUGINS[fmt](file)
         if fmt is Format.JPEG:
             image.draft(None, at_least)
+        stored = _loaded(image)
+        return stored if stored.mode == "L" else stored.convert("RGB")
+
+
+def _loaded(image: ImageFile.ImageFile) -> Image.Image:
+    """The pixels as stored: of all its plugins, Pillow's one for TIFF turns pictures upright while loading."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
         image.load()
-        return image if image.mode == "L" else image.convert("RGB")
+        return image
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1)
+    image.load()
+    return to_stored(image, turned)
 
 
 def to_upright(image: Image.Image, orientation: int) -> Image.Image:

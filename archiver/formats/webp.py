@@ -18,6 +18,7 @@ from archiver.formats.scan import corrupt, exactly, file_length, refuse_data_aft
 OURS = b"ARCV"
 _XMP = b"XMP "
 _MAX_CHUNKS = 10_000
+_ZERO_TAIL = 128  # bytes
 _ICC_FLAG, _ALPHA_FLAG, _EXIF_FLAG, _XMP_FLAG, _ANIMATION_FLAG = 0x20, 0x10, 0x08, 0x04, 0x02
 _CODING = (b"VP8 ", b"VP8L", b"VP8X", OURS)
 
@@ -80,6 +81,7 @@ def examine(file: BinaryIO) -> Structure:
             if size is not None:
                 raise corrupt("two pictures")
             size = _lossy_size(file, chunk) if chunk.kind == b"VP8 " else _lossless_size(file, chunk)
+            _refuse_zero_tail(file, chunk)
         elif block := _metadata_block(file, chunk):
             blocks.append(block)
     if size is None:
@@ -115,6 +117,14 @@ def _lossless_size(file: BinaryIO, chunk: _Chunk) -> tuple[int, int]:
     if bits >> 28 & 1:
         raise ImageRefused(reason=Refusal.TRANSPARENT, detail="an alpha channel")
     return _checked((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
+
+
+def _refuse_zero_tail(file: BinaryIO, chunk: _Chunk) -> None:
+    """A copy that broke off and left zeros still decodes, to a picture that is half grey; no coder writes such a tail."""
+    size = min(chunk.size, _ZERO_TAIL)
+    file.seek(chunk.at + chunk.size - size)
+    if not exactly(file, size).strip(b"\0"):
+        raise corrupt("its image data ends in zeros")
 
 
 def _checked(width: int, height: int) -> tuple[int, int]:

@@ -120,7 +120,8 @@ class _Surveyor:
     def _end(self, name: str) -> None:
         at = self._parser.CurrentByteIndex
         if self._is_rival():
-            self.rivals.append((self._rival_at, self._packet.index(b">", at) + 1, b""))
+            is_empty = not self._packet.startswith(b"</", at)  # of <a/>, expat reports the end behind the tag
+            self.rivals.append((self._rival_at, at if is_empty else self._packet.index(b">", at) + 1, b""))
         if name == _RDF_ROOT:
             self.end = at
         self._path.pop()
