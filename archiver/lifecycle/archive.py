@@ -271,6 +271,10 @@ def _load(site: Site, task: Task) -> Loaded:
             raise Pinned(path=task.path)
         with subject.reader() as file:
             inspection = formats.inspect(file, site.limits)
+            if not task.act.accepts(inspection.format):
+                raise ImageRefused(
+                    reason=Refusal.UNSUPPORTED_FORMAT, detail=f"it is a {inspection.format}, the rule is not for those"
+                )
             picture = formats.load_picture(file, inspection, profile.long_side, profile.multiple)
         source = source_facts(subject, inspection, fileops.sha256_of(subject.fd))
     return Loaded(task, inspection, source, picture)

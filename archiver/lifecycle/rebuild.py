@@ -24,7 +24,7 @@ def rebuild(site: Site, *, listener: Listener = ignore, stop: Event | None = Non
     """
     tally = Tally()
     for tier in site.tiers.values():
-        scan(site.catalog, tier, cancel=stop)
+        scan(site.catalog, tier, stop=stop)
         for row in site.catalog.stream_files(site.tier_ids[tier.name], (State.RESIDENT, State.SUPERSEDED)):
             if stop is not None and stop.is_set():
                 return tally

@@ -153,7 +153,7 @@ def _keep_placeholder(site: Site, row: FileRow, fd: int, envelope: Envelope) -> 
         head = placeholder_head(record_row, envelope.source, _metadata_of(site, record_row.id, envelope))
         os.pwrite(fd, head, 0)
         os.fsync(fd)
-        fileops.punch(fd, len(head), stat.st_size - len(head))
+        fileops.punch_from(fd, len(head))
     fileops.set_times(fd, stat.st_atime_ns, row.mtime_ns)
     os.fsync(fd)
     if row.state is State.RECALLED:

@@ -60,7 +60,7 @@ def put_placeholder_back(subject: Subject, head: bytes) -> None:
     os.pwrite(subject.fd, head, 0)
     os.fsync(subject.fd)
     arrow("rerelease.head_written")
-    fileops.punch(subject.fd, len(head), subject.stat.st_size - len(head))
+    fileops.punch_from(subject.fd, len(head))
     fileops.set_times(subject.fd, subject.stat.st_atime_ns, subject.stat.st_mtime_ns)
     os.fsync(subject.fd)
     arrow("rerelease.punched")

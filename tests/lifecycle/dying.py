@@ -32,7 +32,7 @@ from archiver.lifecycle.undo import undo
 from archiver.tiers.scan import scan
 
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.lifecycle.dying", "archiver.decoder.engine", "archiver.models.embedded"])
+_SERVER.set_forkserver_preload(["tests.lifecycle.dying", "archiver.decoder.local", "archiver.models.embedded"])
 
 
 def _expire_everything(site: Site, _root: Path) -> Tally:
@@ -48,9 +48,8 @@ VERBS: dict[str, Callable[[Site, Path], Tally]] = {
 }
 
 
-def _work(raw: str, verbs: tuple[str, ...], kill_at: str) -> None:
+def _work(settings: Settings, verbs: tuple[str, ...], kill_at: str) -> None:
     os.environ["ARCHIVER_KILL_AT"] = kill_at
-    settings = Settings.model_validate_json(raw)
     with open_site(settings) as site:
         reconcile(site)
         for verb in verbs:
@@ -59,7 +58,7 @@ def _work(raw: str, verbs: tuple[str, ...], kill_at: str) -> None:
 
 def run_and_kill(settings: Settings, *verbs: str, at: str = "", after: float | None = None) -> bool:
     """Run verbs in a process of their own, killed at an arrow or after some seconds; True when it was killed."""
-    process = _SERVER.Process(target=_work, args=(as_json(settings), verbs, at))
+    process = _SERVER.Process(target=_work, args=(settings, verbs, at))
     process.start()
     process.join(after)
     if process.is_alive():
@@ -67,10 +66,6 @@ def run_and_kill(settings: Settings, *verbs: str, at: str = "", after: float | N
     process.join(60)
     assert process.exitcode in (0, -signal.SIGKILL), f"it died by itself: {process.exitcode}"
     return process.exitcode != 0
-
-
-def as_json(settings: Settings) -> str:
-    return settings.model_dump_json(exclude_none=True)
 
 
 class Witness:
@@ -105,7 +100,9 @@ class Witness:
             self.look_right_after()
             states = {path: self._agrees(site, path, originals_kept) for path in self.originals}
             held = {row.name for path in self.originals if (row := site.catalog.holding_for(_id(site, path)))}
-            assert set(os.listdir(site.tiers["photos"].holding_fd)) == held
+            present = set(os.listdir(site.tiers["photos"].holding_fd))
+            # An expiry that died between the deletion and its note is noted by the next one.
+            assert present == held if originals_kept else present <= held
             assert site.catalog.recount(correct=False) == []
         with closing(sqlite3.connect(settings.catalog_url.removeprefix("sqlite:///"))) as database:
             assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

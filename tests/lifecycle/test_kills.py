@@ -12,8 +12,8 @@ import pytest
 from archiver.catalog.rows import State
 from archiver.config import Settings
 from archiver.lifecycle.arrows import ARROWS
-from archiver.lifecycle.site import Site, open_site
-from tests.lifecycle.dying import Witness, as_json, run_and_kill
+from archiver.lifecycle.site import Site
+from tests.lifecycle.dying import Witness, run_and_kill
 
 BEFORE = {  # what has to have happened for an arrow to be reached, and the verb that reaches it
     "record": ((), "archive"),
@@ -94,9 +94,3 @@ def test_two_hundred_random_kills_lose_nothing(site: Site, tier_root: Path, sett
 def test_a_thousand_random_kills_lose_nothing(site: Site, tier_root: Path, settings: Settings) -> None:
     seed = int(os.environ.get("ARCHIVER_TEST_SEED", "2"))
     assert random_kills(settings, tier_root, 1000, seed).total() >= 1000
-
-
-def test_settings_survive_the_way_to_another_process(settings: Settings) -> None:
-    assert Settings.model_validate_json(as_json(settings)) == settings
-    with open_site(settings, readonly=True):
-        pass

@@ -76,7 +76,7 @@ def test_a_tier_goes_through_release_recall_release_and_undo(site: Site, tier_ro
         assert state_of(site, path) is State.RECALLED
     first_recall = {path: path.read_bytes() for path in paths}
 
-    tally = archive(site)
+    tally = archive(site, paths=paths)
     assert tally.count("release", Result.DONE) == len(paths), tally.reasons
     assert tally.count("record", Result.DONE) == 0  # a punch, not an encode
     assert all(path.stat().st_blocks * 512 == 4096 for path in paths)
