@@ -120,7 +120,7 @@ def _lossless_size(file: BinaryIO, chunk: _Chunk) -> tuple[int, int]:
 
 
 def _refuse_zero_tail(file: BinaryIO, chunk: _Chunk) -> None:
-    """A copy that broke off and left zeros still decodes, to a picture that is half grey; no coder writes such a tail."""
+    """A copy that broke off and left zeros still decodes, to half a picture; no coder writes such a tail."""
     size = min(chunk.size, _ZERO_TAIL)
     file.seek(chunk.at + chunk.size - size)
     if not exactly(file, size).strip(b"\0"):

@@ -176,7 +176,8 @@ def test_the_label_eats_into_the_padding_of_a_packet() -> None:
         ),
         made.XMP.replace(
             b"<dc:subject>",
-            b'<e:DigitalSourceType xmlns:e="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" rdf:resource="x"/><dc:subject>',
+            b'<e:DigitalSourceType xmlns:e="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" rdf:resource="x"/>'
+            b"<dc:subject>",
         ),
         xmp.with_label(made.XMP, made.LABEL),
     ],
