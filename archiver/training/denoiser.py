@@ -20,7 +20,7 @@ _DROP_ALL = 0.08  # besides what independent dropping gives: the unconditional s
 _CROP_SHARE = 0.4  # of batches see a grid that is not square
 _EMBEDDING_NOISE = 0.35  # standard deviation: the error of 2 bits a dimension (Lloyd-Max: 0.34 of unit variance)
 _COLOUR_NOISE = 1 / 32  # half a step of 5 bits a channel
-RHYTHM = Rhythm(rate=5e-4, ema=0.9995, log_every=100)
+RHYTHM = Rhythm(rate=8e-4, ema=0.998, check_every=500)
 
 
 @dataclass(frozen=True, slots=True)
