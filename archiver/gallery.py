@@ -51,7 +51,8 @@ class Entry:
     def panels(self) -> tuple[tuple[str, str, Image.Image | None], ...]:
         """Heading, caption and picture of the three columns; the caption says why where there is no picture."""
         held = f"{about_size(self.placeholder_bytes)} on disk" if self.placeholder else self.note or "none"
-        made = f"regenerated, {about_size(self.regenerated_bytes)}" if self.regenerated else self.note or "not recalled"
+        missing = "not recalled" if self.placeholder else ""
+        made = f"regenerated, {about_size(self.regenerated_bytes)}" if self.regenerated else missing
         return (
             ("original", about_size(self.original_bytes), self.original),
             ("placeholder", held, self.placeholder),
@@ -67,7 +68,7 @@ class Entry:
             parts.append(f"record {self.record_bytes:,} bytes, {rate:.4f} bits per pixel")
         if self.fidelity is not None:
             parts.append(f"semantic {self.fidelity.semantic:.2f}, colour error {self.fidelity.colour:.1f}")
-        return "  ·  ".join([*parts, f"original sha256 {self.sha256[:16]}"])
+        return "  ·  ".join([*parts, f"original sha256 {self.sha256[:12]}"])
 
 
 def thumbnail(image: Image.Image) -> Image.Image:

@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import click
 
+from archiver import __version__
 from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, common_options
 from archiver.errors import ArchiverError, CatalogUnavailable, from_os_error
 
@@ -71,6 +72,10 @@ VERBS: dict[str, tuple[Verb, ...]] = {
 }
 
 
+class _ReaderGone(Exception):
+    """What read stdout has ended."""
+
+
 class Program(click.Group):
     """The verbs, loaded when used; failures become one line, a hint and an exit code."""
 
@@ -99,6 +104,12 @@ class Program(click.Group):
             ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGone from error  # click would make it an exit code of 1, which means something else here
+
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit with the documented code."""
         invocation = Invocation()
@@ -117,7 +128,7 @@ def _guarded(run: Callable[[], object], invocation: Invocation) -> int:
         return _usage(error, invocation)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
+    except (_ReaderGone, BrokenPipeError):
         # Python would complain once more when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
@@ -164,7 +175,7 @@ def foreseen(error: Exception) -> ArchiverError | None:
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
     epilog="Every verb has its own help with an example: archiver plan --help",
 )
-@click.version_option(package_name="archiver", prog_name="archiver", message="%(prog)s %(version)s")
+@click.version_option(__version__, prog_name="archiver", message="%(prog)s %(version)s")
 def cli() -> None:
     """Cold storage for photographs.
 

@@ -70,7 +70,7 @@ def test_the_facts_of_a_record_are_told() -> None:
 
 def test_why_an_image_stayed_is_told() -> None:
     stayed = entry(placeholder=None, regenerated=None, scheme="", record_bytes=0, fidelity=None, note="semantic 0.21")
-    assert build_page([stayed]).count("semantic 0.21") == 2
+    assert build_page([stayed]).count("semantic 0.21") == 1
     draw_sheet([stayed])
 
 
