@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from installation import Installation, install
 
 from archiver.models import vault
+from tests.cli.installation import Installation, install
 
 _LONG_SIDE = 64  # small enough that a test encodes in a blink
 

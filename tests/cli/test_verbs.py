@@ -11,7 +11,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from installation import Answer, Installation, call, photograph
+
+from tests.cli.installation import Answer, Installation, call, photograph
 
 ROOT = Path(__file__).resolve().parents[2]
 
