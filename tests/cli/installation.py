@@ -61,7 +61,7 @@ def photograph(path: Path, seed: int, size: tuple[int, int] = (480, 320)) -> Pat
 
 
 def install(folder: Path) -> Installation:
-    """Three photographs, configuration, catalog and vault; the gate lets all pass, since random weights mean nothing."""
+    """Three photographs, configuration, catalog and vault; the gate lets all pass, as random weights mean nothing."""
     photos = folder / "photos"
     photograph(photos / "rome.jpg", 1)
     photograph(photos / "2009" / "paris.png", 2)
