@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
 from archiver.codec.record import Sampler
 
-_SCHEDULERS: dict[Sampler, Any] = {
-    Sampler.DDIM: DDIMScheduler,
-    Sampler.DPM_SOLVER: DPMSolverMultistepScheduler,
-}
 PredictX0 = Callable[[Tensor, int, int], Tensor]
 """(z_t, t, steps still to come after this one) -> the estimate of z_0, steered."""
 
@@ -32,30 +28,28 @@ class Trajectory:
 def trajectory(sampler: Sampler, alphas_cumprod: Tensor, steps: int, start: float | None) -> Trajectory:
     """The last part of a run of `steps` steps over all times, from `start` (share of T; None: all of it) to 0.
 
-    DDIM (Song et al., arXiv 2010.02502), deterministic, or DPM-Solver++ of second order (Lu et al., arXiv 2211.01095).
-    At least one step is left however small `start` is.
+    DPM-Solver++ of second order (Lu et al., arXiv 2211.01095), or of first order, which is the deterministic DDIM (Song
+    et al., arXiv 2010.02502; diffusers' own DDIMScheduler misses the end where `steps` does not divide the number of
+    times). At least one step is left however small `start` is.
     """
     total = len(alphas_cumprod)
     alphas = alphas_cumprod.double()
     betas = 1 - alphas / torch.cat([torch.ones(1, dtype=torch.float64), alphas[:-1]])
-    shared: dict[str, Any] = {
-        "num_train_timesteps": total,
-        "trained_betas": betas.tolist(),
-        "prediction_type": "sample",
-        "timestep_spacing": "trailing",
-    }
-    if sampler is Sampler.DPM_SOLVER:
-        shared |= {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
-    else:
-        shared |= {"clip_sample": False, "set_alpha_to_one": True}
-    scheduler = _SCHEDULERS[sampler](**shared)
+    scheduler: Any = DPMSolverMultistepScheduler(  # type: ignore[no-untyped-call]
+        num_train_timesteps=total,
+        trained_betas=betas.tolist(),
+        prediction_type="sample",
+        timestep_spacing="trailing",
+        algorithm_type="dpmsolver++",
+        solver_order=1 if sampler is Sampler.DDIM else 2,
+        final_sigmas_type="zero",
+    )
     scheduler.set_timesteps(min(steps, total))
     times = [int(time) for time in scheduler.timesteps]
     first = 0
     if start is not None:
         first = next((index for index, time in enumerate(times) if time < start * total), len(times) - 1)
-    if sampler is Sampler.DPM_SOLVER:
-        scheduler.set_begin_index(first)
+    scheduler.set_begin_index(first)
     return Trajectory(scheduler, tuple(times[first:]), float(alphas_cumprod[times[first]]))
 
 

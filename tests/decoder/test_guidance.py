@@ -1,0 +1,103 @@
+"""Steering does what its equations say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from archiver.codec.dct import basis
+from archiver.decoder import guidance
+
+SIZES = [(16, 16), (16, 11), (1, 1), (1, 16)]
+
+
+def latent(size: tuple[int, int], seed: int) -> Tensor:
+    return torch.randn((2, 4, *size), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def coefficients(x: Tensor) -> Tensor:
+    down, across = (torch.from_numpy(np.array(basis(size))) for size in x.shape[2:])
+    return down @ x @ across.T
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("cutoff", [0.0, 0.25, 0.6])
+def test_full_linear_guidance_reaches_the_known_part_and_leaves_the_rest(size: tuple[int, int], cutoff: float) -> None:
+    x0, known = latent(size, 1), latent(size, 2)
+    mask = guidance.low_frequency_mask(*size, cutoff)
+    steered = coefficients(guidance.linear_guidance(x0, known, mask, 1.0))
+    assert mask[0, 0] == 1
+    assert (mask * (steered - coefficients(known))).abs().max() < 1e-5
+    assert ((1 - mask) * (steered - coefficients(x0))).abs().max() < 1e-6
+
+
+def test_weaker_guidance_goes_part_of_the_way() -> None:
+    x0, known = latent((16, 16), 1), latent((16, 16), 2)
+    mask = guidance.low_frequency_mask(16, 16, 0.4)
+    half = guidance.linear_guidance(x0, known, mask, 0.5)
+    full = guidance.linear_guidance(x0, known, mask, 1.0)
+    assert torch.allclose(half, (x0 + full) / 2)
+    assert torch.equal(guidance.linear_guidance(x0, known, mask, 0.0), x0)
+
+
+def test_a_higher_cutoff_knows_more_and_1_5_knows_all() -> None:
+    counts = [float(guidance.low_frequency_mask(16, 12, cutoff).sum()) for cutoff in (0, 0.1, 0.3, 0.7, 1.5)]
+    assert counts == sorted(counts)
+    assert counts[0] == 1
+    assert counts[-1] == 16 * 12
+
+
+def test_region_guidance_acts_only_where_its_mask_says() -> None:
+    x0, known = latent((16, 16), 1), latent((16, 16), 2)
+    mask = guidance.low_frequency_mask(16, 16, 0.4)
+    where = torch.zeros(1, 1, 16, 16, dtype=torch.float64)
+    where[..., :8] = 1
+    steered = guidance.region_guidance(x0, known, mask, where)
+    assert torch.equal(steered[..., 8:], x0[..., 8:])
+    assert torch.allclose(steered[..., :8], guidance.linear_guidance(x0, known, mask, 1.0)[..., :8])
+
+
+def test_the_start_of_sdedit_has_the_mean_and_the_noise_of_its_time() -> None:
+    coarse = torch.full((1, 4, 64, 64), 2.0)
+    noise = torch.randn(coarse.shape, generator=torch.Generator().manual_seed(0))
+    start = guidance.sdedit_start(coarse, noise, 0.36)
+    assert float(start.mean()) == pytest.approx(0.6 * 2, abs=0.02)
+    assert float(start.std()) == pytest.approx(0.8, abs=0.02)
+    assert torch.equal(guidance.sdedit_start(coarse, noise, 1.0), coarse)
+
+
+@pytest.mark.parametrize("alpha", [0.001, 0.3, 0.999])
+def test_a_v_prediction_gives_back_the_clean_latent(alpha: float) -> None:
+    clean, noise = latent((8, 8), 1), latent((8, 8), 2)
+    noisy = guidance.sdedit_start(clean, noise, alpha)
+    v = alpha**0.5 * noise - (1 - alpha) ** 0.5 * clean
+    assert torch.allclose(guidance.x0_from_v(noisy, v, alpha), clean)
+
+
+def test_classifier_free_guidance_of_one_is_the_conditional_estimate() -> None:
+    one, other = latent((8, 8), 1), latent((8, 8), 2)
+    assert torch.allclose(guidance.classifier_free(one, other, 1.0), one)
+    assert torch.allclose(guidance.classifier_free(one, other, 0.0), other)
+    assert torch.allclose(guidance.classifier_free(one, other, 3.0), other + 3 * (one - other))
+
+
+def test_colour_correction_moves_the_means_where_it_may() -> None:
+    """With an autoencoder that loses nothing, the picture's mean colours become the wanted ones."""
+    side, cells = 64, 4
+
+    def decode(z: Tensor) -> Tensor:
+        return torch.nn.functional.pixel_shuffle(z, 16)
+
+    def encode(x: Tensor) -> Tensor:
+        return torch.nn.functional.pixel_unshuffle(x, 16)
+
+    picture = 0.3 * torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(0)).clamp(-2, 2)
+    wanted = torch.full((1, 3, cells, cells), 0.2)
+    corrected = decode(guidance.colour_correction(encode(picture), wanted, 1.0, encode, decode))
+    before = torch.nn.functional.adaptive_avg_pool2d(picture, cells) - wanted
+    after = torch.nn.functional.adaptive_avg_pool2d(corrected, cells) - wanted
+    assert after.abs().mean() < 0.3 * before.abs().mean()
+    untouched = decode(guidance.colour_correction(encode(picture), wanted, 0.0, encode, decode))
+    assert torch.allclose(untouched, picture, atol=1e-6)
