@@ -129,6 +129,7 @@ def test_a_power_cut_leaves_every_file_whole(
     fill_with_photographs(photos)
     settings = make_settings(state, photos, random_vault)
     upgrade(settings.catalog_url)
+    run("sync", "-f", photos)  # the photographs have been there for years
     witness = Witness(photos)
     moment = ["record.committed", "release.placeholder_written", "release.exchanged", "release.committed",
               "recall.tail_written", "recall.head_written"][seed]  # fmt: skip
