@@ -364,6 +364,13 @@ class LeaseUnsupported(ArchiverError):
     hint = "Nothing can be released safely there: network filesystems and FUSE cannot. Run archiver where the disk is."
 
 
+class WatchLimit(ArchiverError):
+    """the kernel lets no more be watched: {setting} is {value}"""
+
+    exit_code = 7
+    hint = "Raise it with `sysctl`; until then changes in the other folders are found by the periodic scan."
+
+
 class NotRegular(ArchiverError):
     """{path} is not a regular file"""
 

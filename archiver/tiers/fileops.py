@@ -25,6 +25,7 @@ from archiver.errors import FileOpen, LeaseUnsupported, NotInAnyTier, NotRegular
 _RENAME_NOREPLACE, _RENAME_EXCHANGE = 1, 2  # linux/fs.h
 _FALLOC_KEEP_SIZE, _FALLOC_PUNCH_HOLE = 1, 2  # linux/falloc.h
 _HASH_CHUNK = 1 << 20
+_BLOCK = 1 << 16  # bytes; a multiple of every block size that a page can hold
 
 # What the kernel computes from a file's content: beside other content it would make the file unreadable where enforced.
 _CONTENT_XATTRS = frozenset({"security.ima", "security.evm"})
@@ -210,6 +211,12 @@ def punch(fd: int, offset: int, length: int) -> None:
         code = ctypes.get_errno()
         if code != errno.EINTR:
             raise OSError(code, os.strerror(code), path_of(fd))
+
+
+def punch_from(fd: int, offset: int) -> None:
+    """Give back all that lies behind `offset`, the last block included, which is freed only when named as a whole."""
+    size = os.fstat(fd).st_size
+    punch(fd, offset, -(-size // _BLOCK) * _BLOCK - offset)
 
 
 def copy_attributes(source_fd: int, target_fd: int) -> None:

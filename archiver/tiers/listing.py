@@ -128,6 +128,10 @@ class Exclusion:
         # A pattern that takes something back may mean something below an excluded directory.
         self._takes_back = any(pattern.startswith("!") for pattern in patterns)
 
+    def prunes(self, path: str) -> bool:
+        """Whether nothing in the directory `path` is looked at."""
+        return self._spec is not None and not self._takes_back and path_matches(self._spec, f"{path}/")
+
     def apply(self, listing: Listing, path: str) -> None:
         """Take what is excluded out of the listing of the directory `path`, and count it."""
         if self._spec is None:
@@ -135,7 +139,6 @@ class Exclusion:
         spec, prefix = self._spec, f"{path}/" if path else ""
         before = len(listing.files) + len(listing.directories)
         listing.files = [seen for seen in listing.files if not path_matches(spec, prefix + seen[0])]
-        if not self._takes_back:
-            listing.directories = [name for name in listing.directories if not path_matches(spec, f"{prefix}{name}/")]
+        listing.directories = [name for name in listing.directories if not self.prunes(prefix + name)]
         if excluded := before - len(listing.files) - len(listing.directories):
             listing.skipped[Skip.EXCLUDED] += excluded

@@ -15,6 +15,7 @@ from archiver.config import TierSettings
 from archiver.errors import ArchiverError, LeaseUnsupported, SystemRefused, TierUnreachable
 from archiver.tiers import fileops
 from archiver.tiers.listing import AREA
+from archiver.tiers.own_reads import OwnReads
 
 _FS_IOC_GETFSUUID = 0x80111500  # linux/fs.h, since Linux 6.9
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
@@ -95,6 +96,7 @@ class LocalTier:
         self._root_fd: int | None = None
         self._area_fds: dict[str, int] = {}
         self._opening = threading.RLock()
+        self.own_reads = OwnReads()
 
     # -- reachability --------------------------------------------------------------------------------------------------
 
@@ -117,9 +119,13 @@ class LocalTier:
         """Look again whether the tier's own folder stands at its path. Raises TierUnreachable."""
         fd = self._open_root()
         try:
-            return Identity.of(fd)
+            found = Identity.of(fd)
         finally:
             os.close(fd)
+        with self._opening:
+            if self._expected is None and self._root_fd is not None and Identity.of(self._root_fd) != found:
+                self.close()  # before the first scan, the disk may be mounted over what was opened
+        return found
 
     def _open_root(self) -> int:
         try:

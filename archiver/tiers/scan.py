@@ -47,13 +47,15 @@ def scan(
     return report
 
 
-def scan_directory(catalog: Catalog, tier: LocalTier, relative: str) -> ScanReport:
+def scan_directory(
+    catalog: Catalog, tier: LocalTier, relative: str, *, stop: threading.Event | None = None
+) -> ScanReport:
     """Bring one directory of a tier up to date, and all below it that the catalog does not know yet.
 
     Where it is gone, the nearest directory above it that is there is taken instead. Raises as `scan` does, and
     TierNotScanned before the first one.
     """
-    walk = Walk(catalog, tier)
+    walk = Walk(catalog, tier, stop=stop)
     if not walk.is_adopted:
         raise TierNotScanned(tier=tier.name)
     with walk.reachable(), alone(tier):

@@ -12,15 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from archiver.catalog import Catalog
-from archiver.catalog.rows import DirectoryChange, DirectoryRow
+from archiver.catalog.rows import DirectoryRow
 from archiver.errors import TierBeingScanned, TierUnreachable
 from archiver.tiers import fileops
+from archiver.tiers.batches import Batches
 from archiver.tiers.compare import Comparison, as_new
 from archiver.tiers.listing import Exclusion, Listing, Skip, list_directory
 from archiver.tiers.local import LocalTier
 from archiver.tiers.report import Progress, ScanReport, Tally
-
-_BATCH = 5000  # rows a transaction
 
 
 class Walk:
@@ -38,9 +37,6 @@ class Walk:
         self._began, self._now = time.monotonic(), int(time.time())
         self._exclusion = Exclusion(tier.settings.exclude)
         self._comparison = Comparison(catalog, tier, self._now)
-        self._pending: list[DirectoryChange] = []
-        self._accesses: list[tuple[int, str, int]] = []
-        self._weight = 0
         self.tally = Tally()
         row = catalog.ensure_tier(tier.name, tier.settings.kind, str(tier.root))
         self.tier_id, self.is_adopted = row.id, bool(row.identity)
@@ -79,17 +75,17 @@ class Walk:
     def run(self, start: str, *, new_only: bool = False) -> bool:
         """Walk from `start`, with `new_only` only into directories the catalog does not know; False if stopped."""
         self._device = os.fstat(self._tier.root_fd).st_dev
-        self._mounts = _mounts_below(self._tier.root)
+        self._mounts = mounts_below(self._tier.root)
         self._keep_atime = self._tier.keeps_atime()
-        known = self._catalog.directory(self.tier_id, start)
-        children = self._visit(start, known)
-        while children is None and start:
-            start = start.rpartition("/")[0]
+        with Batches(self._catalog, self._tier, self.tier_id) as self._batches:
             children = self._visit(start, self._catalog.directory(self.tier_id, start))
-        stack = self._next(children or [], new_only)
-        while stack and not self._stop.is_set():
-            stack += self._next(self._visit(*stack.pop()) or [], new_only)
-        self._flush()
+            while children is None and start:
+                start = start.rpartition("/")[0]
+                children = self._visit(start, self._catalog.directory(self.tier_id, start))
+            stack = self._next(children or [], new_only)
+            while stack and not self._stop.is_set():
+                stack += self._next(self._visit(*stack.pop()) or [], new_only)
+        self.tally.applied = self._batches.applied
         return not stack
 
     def _next(self, children: list[Child], new_only: bool) -> list[Child]:
@@ -120,8 +116,6 @@ class Walk:
             os.close(fd)
         if listing.problem is not None:
             self._unreadable(path, listing.problem)
-        if self._weight >= _BATCH:
-            self._flush()
         if self._progress is not None:
             self._progress(Progress(self.tally.files, self.tally.directories, path))
         return children
@@ -131,7 +125,7 @@ class Walk:
         fingerprint = listing.fingerprint() if listing.problem is None else None
         if known is None:
             if listing.files or listing.directories:
-                self._enqueue(as_new(os.fsencode(path), listing, fingerprint, self._now))
+                self._batches.add(as_new(os.fsencode(path), listing, fingerprint, self._now))
             return [(prefix + name, None) for name in listing.directories]
         unchanged = fingerprint is not None and fingerprint == known.fingerprint
         if unchanged and not listing.directories:
@@ -139,32 +133,14 @@ class Walk:
         rows = self._catalog.children(known.id)
         if not unchanged:
             difference = self._comparison.compare(fd, known, rows, listing, fingerprint)
-            self._enqueue(difference.change)
-            self._accesses += [(self.tier_id, prefix + name, at) for name, at in difference.accesses]
-            self._weight += len(difference.accesses)
+            accesses = [(self.tier_id, prefix + name, at) for name, at in difference.accesses]
+            self._batches.add(difference.change, accesses)
         by_path = {row.path: row for row in rows}
         return [(prefix + name, by_path.get(os.fsencode(prefix + name))) for name in listing.directories]
 
     def _unreadable(self, path: str, error: OSError) -> None:
         self.tally.skipped[Skip.UNREADABLE] += 1
         self.tally.warn(str(self._tier.root / path), error.strerror or str(error))
-
-    # -- the catalog ---------------------------------------------------------------------------------------------------
-
-    def _enqueue(self, change: DirectoryChange) -> None:
-        self._pending.append(change)
-        self._weight += 1 + len(change.new) + len(change.changed) + len(change.missing)
-
-    def _flush(self) -> None:
-        # Before anything is written: what is missing on a disk that is gone is not gone.
-        self._tier.check()
-        if self._pending:
-            self.tally.applied = self.tally.applied.plus(self._catalog.apply_changes(self.tier_id, self._pending))
-            self._pending = []
-        if self._accesses:
-            self._catalog.note_access(self._accesses)
-            self._accesses = []
-        self._weight = 0
 
 
 Child = tuple[str, DirectoryRow | None]  # a directory's path, and what the catalog has of it
@@ -192,7 +168,7 @@ def alone(tier: LocalTier) -> Iterator[None]:
         os.close(fd)
 
 
-def _mounts_below(root: Path) -> frozenset[str]:
+def mounts_below(root: Path) -> frozenset[str]:
     """Paths, relative to `root`, where something else is mounted. Bind mounts have no other sign of it."""
     try:
         lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
