@@ -19,7 +19,7 @@ from archiver.formats.scan import corrupt, refuse_data_after
 SIGNATURES = (b"II*\0", b"MM\0*")
 OURS = 65112  # in the range that TIFF leaves to private use within an organisation
 _XMP, _ICC, _C2PA = 700, 34675, 52545
-_BYTE, _UNDEFINED = 1, 7
+_BYTE, _UNDEFINED, _IFD = 1, 7, 13
 
 _SUBFILE, _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 254, 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS, _STRIP_BYTES, _PLANAR, _PREDICTOR = 273, 277, 278, 279, 284, 317
@@ -140,6 +140,8 @@ def _blocks(reader: IfdReader) -> tuple[Block, ...]:
         size += field.size
         if size > METADATA_LIMIT:
             raise ImageRefused(reason=Refusal.METADATA_TOO_LARGE, detail=f"tag {field.tag} has {field.size} bytes")
+        if field.type == _IFD and field.tag not in ifd.POINTERS:
+            raise ImageRefused(reason=Refusal.METADATA_UNREADABLE, detail=f"tag {field.tag} is a directory of its own")
         if field.tag in ifd.POINTERS:
             below = reader.tree(reader.integers(field)[0])
             value = ifd.header(reader.order, 8) + ifd.serialise(below, reader.order, 8)

@@ -75,8 +75,10 @@ def examine(file: BinaryIO) -> Structure:
     for chunk in _chunks(file, end):
         if chunk.kind == b"VP8X":
             _refuse_by_flags(file, chunk)
-        elif chunk.kind in (b"ALPH", b"ANIM", b"ANMF"):
+        elif chunk.kind == b"ALPH":
             raise ImageRefused(reason=Refusal.TRANSPARENT, detail="an alpha channel")
+        elif chunk.kind in (b"ANIM", b"ANMF"):
+            raise ImageRefused(reason=Refusal.SEVERAL_PICTURES, detail="animated WebP")
         elif chunk.kind in (b"VP8 ", b"VP8L"):
             if size is not None:
                 raise corrupt("two pictures")

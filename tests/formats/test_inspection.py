@@ -79,6 +79,18 @@ def test_a_greyscale_picture_is_loaded_as_three_equal_channels() -> None:
     assert (pixels[..., 0] == pixels[..., 2]).all()
 
 
+def test_a_profile_for_another_colour_model_is_kept_but_not_applied() -> None:
+    data = made.jpeg(made.photo(mode="L"), quality=90, icc_profile=made.srgb_profile())
+    found = made.inspected(data)
+    with_profile = load_picture(io.BytesIO(data), found, 64, 16).pixels
+    plain = made.samples()["jpeg-grey"]
+    assert (with_profile == load_picture(io.BytesIO(plain), made.inspected(plain), 64, 16).pixels).all()
+    generated = encode_exact(with_profile, made.envelope_for(data), found.metadata, made.LABEL)
+    with Image.open(io.BytesIO(generated)) as image:
+        assert image.mode == "L"
+        assert image.info["icc_profile"] == made.srgb_profile()
+
+
 def apng() -> bytes:
     frames = [made.photo(), made.photo(noise=3)]
     return made.saved(frames[0], "PNG", save_all=True, append_images=frames[1:])
@@ -149,6 +161,12 @@ def flipped_png() -> bytes:
     data = bytearray(made.samples()["png"])
     data[len(data) // 2] ^= 0x10
     return bytes(data)
+
+
+def own_directory() -> bytes:
+    data = made.big_endian_tiff()
+    at = data.index(struct.pack(">HHI", 282, 5, 1))
+    return data[: at + 2] + struct.pack(">HII", 13, 1, 8) + data[at + 12 :]
 
 
 def narrow() -> bytes:
@@ -242,6 +260,7 @@ REFUSED: dict[str, tuple[Refusal, bytes]] = {
         Refusal.METADATA_UNREADABLE,
         xmp_with(b'<!DOCTYPE a [<!ENTITY b "bbbb">]><a>&b;</a>'),
     ),
+    "a TIFF with a directory of its own": (Refusal.METADATA_UNREADABLE, own_directory()),
     "a signed JPEG": (Refusal.SIGNED, signed_jpeg()),
     "a signed PNG": (Refusal.SIGNED, signed_png()),
     "a placeholder": (Refusal.PLACEHOLDER, placeholder()),
