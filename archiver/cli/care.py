@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 import click
 
+from archiver.catalog.rows import State
 from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Column
 from archiver.cli.reporter import report
@@ -73,6 +74,7 @@ def verify(invocation: Invocation, decode: bool, rate: int | None, restart: bool
     """
     from archiver.lifecycle.verify import verify as run
 
+    kept = (State.RECORDED, State.RELEASED, State.RECALLED)
     pace = invocation.settings.schedule.verify_bytes_per_second if rate is None else rate
     with open_site(invocation.settings) as site:
         return report(
@@ -81,6 +83,7 @@ def verify(invocation: Invocation, decode: bool, rate: int | None, restart: bool
             lambda listener, stop: run(
                 site, bytes_per_second=pace, restart=restart, decode=decode, listener=listener, stop=stop
             ),
+            total=sum(tier.of(state).files for tier in site.catalog.summary() for state in kept),
         )
 
 

@@ -24,5 +24,5 @@ def run(invocation: Invocation) -> int:
     """
     from archiver.daemon import run as serve
 
-    serve(invocation.settings)
+    serve(invocation.settings, invocation.config_path)
     return 0

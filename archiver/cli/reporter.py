@@ -71,7 +71,8 @@ class Reporter:
         line = Text.assemble((f"{outcome.result:<8}", _STYLES[outcome.result]), printable(str(outcome.path)))
         detail = outcome.reason or _gain(outcome)
         line.append(f"  {outcome.act}" + (f": {printable(detail)}" if detail else ""), style="dim")
-        console = self._progress.console if self._progress else self._output.out
+        # Only the bar's own console can print above it; where stdout goes elsewhere the two do not meet.
+        console = self._progress.console if self._progress and sys.stdout.isatty() else self._output.out
         console.print(line, soft_wrap=True)
 
 
@@ -139,6 +140,5 @@ def summarise(output: Output, tally: Tally) -> None:
         output.text(
             f"On disk: {about_size(tally.bytes_before)} before, {about_size(tally.bytes_after)} after"
             + (f" ({ratio} less)" if ratio and tally.bytes_after < tally.bytes_before else "")
-            + (f"; records: {about_size(tally.record_bytes)}" if tally.record_bytes else "")
             + "."
         )

@@ -319,6 +319,26 @@ def test_doctor_goes_on_where_the_catalog_is_lost(released: Installation, tmp_pa
     assert subjects["configuration"] == "ok"
 
 
+def test_without_the_model_libraries_everything_works_but_encoding_and_decoding(released: Installation) -> None:
+    program = (
+        "import sys\n"
+        "sys.modules.update(torch=None, diffusers=None)  # as where they are not installed\n"
+        "from archiver.cli.main import main\n"
+        "main()"
+    )
+
+    def run(*args: object) -> tuple[int, str]:
+        command = [sys.executable, "-c", program, "--config", *map(str, (released.config, *args))]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+        return done.returncode, done.stderr
+
+    rome = released.photos / "rome.jpg"
+    code, said = run("recall", rome)
+    assert (code, "pip install 'archiver[decode]'" in said) == (6, True)
+    for args in (["scan"], ["plan"], ["status", rome], ["verify"], ["undo", rome], ["expire"], ["rebuild"]):
+        assert run(*args) == (0, ""), args
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
