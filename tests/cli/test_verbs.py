@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -192,6 +194,29 @@ def test_paths_outside_every_tier_are_refused(place: Installation, tmp_path: Pat
 
 def test_tiers_and_paths_are_not_mixed(place: Installation) -> None:
     assert place.run("archive", "photos", place.photos / "rome.jpg").code == 2
+
+
+def test_an_interrupted_run_finishes_the_file_in_hand_and_leaves_nothing_half_done(
+    place: Installation, weights: Path
+) -> None:
+    for seed in range(16):
+        photograph(place.photos / "many" / f"{seed}.jpg", seed, (320, 240))
+    place.config.write_text(place.config.read_text() + "batch = 1\n")
+    place.run("scan").ok()
+    command = [sys.executable, "-m", "archiver", "--config", place.config, "archive", "--json", place.photos / "many"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT) as running:
+        assert running.stdout is not None
+        running.stdout.readline()  # the first file is done
+        running.send_signal(signal.SIGINT)
+        rest, said = running.communicate()
+    assert running.returncode == 130, said
+    assert "stopping after the file in hand" in said
+    summary = json.loads(rest.splitlines()[-1])
+    done = summary["counts"]["release"]["done"]
+    assert 0 < done < 16
+    assert states(place) == {"resident": 19 - done, "released": done}
+    assert list((place.photos / ".archiver" / "journal").iterdir()) == []
+    assert "Nothing to do" in place.run("reconcile").ok().out
 
 
 # -- looking -----------------------------------------------------------------------------------------------------------
