@@ -26,22 +26,13 @@ _MAX_CHUNKS = 200_000  # some writers cut the data into chunks of a few hundred 
 # safe to copy are kept too.
 _KEPT = {b"cHRM", b"gAMA", b"iCCP", b"sRGB", b"cICP", b"mDCV", b"cLLI", b"mDCv", b"cLLi", b"sBIT", b"bKGD", b"tIME"}
 
-# Fewer levels and less detail, until deflate is small enough; a quality here is the bits left of each channel's 8.
+# Fewer levels, then less detail, until deflate is small enough: in this order the squared error grows least (measured
+# on enlarged photographs). A quality here is the bits left of each channel's 8.
 LADDER = (
     Step(1, 0),
-    Step(3, 128),
-    Step(3, 64),
-    Step(4, 64),
-    Step(4, 32),
-    Step(5, 32),
-    Step(5, 16),
-    Step(6, 16),
-    Step(6, 8),
-    Step(6, 4),
-    Step(7, 4),
-    Step(7, 2),
-    Step(7),
-    Step(8),
+    *(Step(3, smooth) for smooth in (128, 64, 32, 16, 8, 4)),
+    *(Step(4, smooth) for smooth in (4, 2)),
+    *(Step(bits) for bits in (4, 5, 6, 7, 8)),
 )
 PREVIEW = Step(6)
 PREVIEW_LONG_SIDE = 64  # pixels
