@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    Boolean,
     ColumnElement,
     Connection,
     Select,
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     Query = Select[*tuple[Any, ...]]
 
 # Spelled as in the index: the databases use a partial index only for a query that says what the index says.
-_IN_CANDIDATE_INDEX: ColumnElement[bool] = literal_column("file.state IN (1, 2, 4, 5)", Boolean)
+_IN_CANDIDATE_INDEX: ColumnElement[Any] = literal_column("file.state IN (1, 2, 4, 5)")
 CANDIDATE_STATES = (State.RESIDENT, State.RECORDED, State.RECALLED, State.SUPERSEDED)
 
 

@@ -24,7 +24,7 @@ _TOP = 1 << 63
 _SPOKEN_FOR = (State.RECORDED, State.RELEASED, State.RECALLED)
 
 _TOGETHER = 50
-"""New rows in one SQLite statement, which starts its trigger, checks and sequence once for all of them: a third less time."""
+"""New rows in one SQLite statement, which starts trigger, checks and sequence once for all: a third less time."""
 
 _NEW_ROW = "(?, ?, ?, 1, ?, ?, ?, ?)"
 _NEW_FILES = {

@@ -131,7 +131,7 @@ class File(Base):
 
     id: Mapped[int] = mapped_column(Id, primary_key=True)
     directory_id: Mapped[int] = mapped_column(Id, ForeignKey("directory.id"))
-    tier_id: Mapped[int] = mapped_column(Id, ForeignKey("tier.id"))
+    tier_id: Mapped[int] = mapped_column(Id)  # the directory's foreign key vouches for it
     name: Mapped[str] = mapped_column(RawPath)
     state: Mapped[int] = mapped_column(SmallInteger)
     size: Mapped[int] = mapped_column(BigInteger)

@@ -172,7 +172,6 @@ def upgrade() -> None:
         sa.CheckConstraint("state BETWEEN 1 AND 6", name=op.f("ck_file_state")),
         sa.CheckConstraint("state NOT IN (2, 3, 4, 5) OR record_id IS NOT NULL", name=op.f("ck_file_has_record")),
         sa.ForeignKeyConstraint(["directory_id"], ["directory.id"], name="fk_file_directory_id"),
-        sa.ForeignKeyConstraint(["tier_id"], ["tier.id"], name="fk_file_tier_id"),
         sa.PrimaryKeyConstraint("id", name="pk_file"),
         sa.UniqueConstraint("directory_id", "name", name="uq_file_directory_id_name"),
         sqlite_autoincrement=True,

@@ -123,6 +123,17 @@ def test_from_recorded_to_released_and_back_every_step_is_written_down(shelf: Sh
     assert shelf.acts("a.jpg") == steps
 
 
+def test_a_recall_and_an_undo_are_a_use(sqlite_url: str) -> None:
+    now = 1_600_000_000.0
+    with Catalog.open(sqlite_url, clock=lambda: now) as catalog:
+        shelf = Shelf(catalog)
+        assert shelf.bring("a.jpg", State.RELEASED).accessed_at == 1_500_000_000
+        assert shelf.recall("a.jpg").accessed_at == 1_600_000_000
+        now = 1_700_000_000.0
+        catalog.mark_undone(shelf["a.jpg"].id, version=shelf["a.jpg"].version)
+        assert shelf["a.jpg"].accessed_at == 1_700_000_000
+
+
 def test_an_undo_also_brings_back_a_file_whose_placeholder_was_deleted(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
     shelf.release("a.jpg", HELD)
