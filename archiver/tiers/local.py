@@ -238,9 +238,9 @@ def _make_own_directory(parent_fd: int, name: str) -> int:
     fd = fileops.open_directory(parent_fd, name)
     found, parent = os.fstat(fd), os.fstat(parent_fd)
     problem = None
-    if found.st_uid != os.geteuid():
+    if found.st_uid not in (0, os.geteuid()):
         # Somebody who may write to the tier could have made it first, to read or swap what is kept there.
-        problem = f"it belongs to user {found.st_uid}, not to the one archiver runs as ({os.geteuid()})"
+        problem = f"it belongs to user {found.st_uid}, neither to root nor to the one archiver runs as ({os.geteuid()})"
     elif found.st_dev != parent.st_dev:
         problem = "it is on another filesystem than the tier"
     if problem is not None:
@@ -249,6 +249,10 @@ def _make_own_directory(parent_fd: int, name: str) -> int:
         raise SystemRefused(path=path, reason=problem)
     if found.st_mode & 0o077:
         os.fchmod(fd, 0o700)
+    if found.st_uid != 0:
+        # The daemon is a user of its own and the command line is root: where it may be given away, root has it for both.
+        with contextlib.suppress(PermissionError):
+            os.fchown(fd, 0, 0)
     return fd
 
 

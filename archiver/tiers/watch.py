@@ -1,8 +1,8 @@
 """Watching a tier between scans: what changed is scanned soon, and what was read is known.
 
 One thread reads the kernel's events, another scans. Events only say where to look; the truth is what a scan of that
-directory finds. Where events may have been lost (at the start, after an overflow, after the disk was away) the whole tier
-is scanned.
+directory finds. Where events may have been lost (at the start, after an overflow, after the disk was away) the whole
+tier is scanned.
 
 Reads: where the filesystem keeps access times they are taken from there, so that our own reads (which leave them alone)
 and those of backups that do the same never make a file look used. A directory with reads is silenced until it was

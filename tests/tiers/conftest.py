@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from fixtures_fs import MIB, enter_private_mounts, run
 
+from archiver.catalog import Catalog
+from archiver.catalog.rows import FileRow
 from archiver.config import TierSettings
 from archiver.tiers.local import LocalTier
 
@@ -45,3 +47,35 @@ def tier(folder: Path) -> Iterator[LocalTier]:
     local = LocalTier(TierSettings(name="photos", path=folder))
     yield local
     local.close()
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[Catalog]:
+    """An empty catalog in SQLite."""
+    with Catalog.open(f"sqlite:///{tmp_path}/catalog.db", create=True) as opened:
+        yield opened
+
+
+def put(path: Path, content: bytes = b"photograph", *, mtime: int = 1_500_000_000, atime: int = 0) -> Path:
+    """Write a file, last changed and read at these times (seconds since 1970)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    os.utime(path, (atime or mtime, mtime))
+    return path
+
+
+@pytest.fixture(name="put")
+def _put(folder: Path) -> Callable[..., Path]:
+    """put("2019/a.jpg", b"content", mtime=...) -> the path"""
+    return lambda relative, *arguments, **times: put(folder / relative, *arguments, **times)
+
+
+@pytest.fixture
+def files(catalog: Catalog, tier: LocalTier) -> Callable[[], dict[str, FileRow]]:
+    """files() -> what the catalog knows of the tier's files, by path"""
+
+    def read() -> dict[str, FileRow]:
+        tier_id = catalog.ensure_tier(tier.name, "local", str(tier.root)).id
+        return {row.path: row for row in catalog.stream_files(tier_id)}
+
+    return read
