@@ -250,7 +250,7 @@ def _make_own_directory(parent_fd: int, name: str) -> int:
     if found.st_mode & 0o077:
         os.fchmod(fd, 0o700)
     if found.st_uid != 0:
-        # The daemon is a user of its own and the command line is root: where it may be given away, root has it for both.
+        # The daemon is a user of its own, the command line is root: where it can be given away, root has it for both.
         with contextlib.suppress(PermissionError):
             os.fchown(fd, 0, 0)
     return fd
