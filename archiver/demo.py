@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from archiver import gallery
 from archiver.config import Settings, load
@@ -91,6 +91,7 @@ class Demonstration:
     profile: str
     scheme: str
     specimens: tuple[Specimen, ...]
+    unreadable: tuple[Path, ...]  # of the chosen photographs, left out
 
 
 def demonstrate(
@@ -107,11 +108,12 @@ def demonstrate(
 
     if work.exists() and any(work.iterdir()):
         raise DemoFolderTaken(path=work)
-    chosen = list(_photographs(source, count))
+    chosen = _photographs(source, count)
     photos = work.absolute() / "photos"
     photos.mkdir(parents=True)
-    specimens = tuple(_copy(*choice, photos) for choice in chosen)
-    originals = {specimen.path: gallery.thumbnail(_upright(specimen.path)) for specimen in specimens}
+    specimens, originals, unreadable = _copies(chosen, photos)
+    if not specimens:
+        raise DemoWithoutPhotographs(where=source)
     config, settings = _configure(work.absolute(), photos)
 
     def listen(outcome: Outcome) -> None:
@@ -124,7 +126,7 @@ def demonstrate(
         scan(site.catalog, site.tiers["photos"])
         archive(site, paths=[photos], listener=listen)
         released = [specimen for specimen in specimens if specimen.released]
-        placeholders = {specimen.path: gallery.thumbnail(_upright(specimen.path)) for specimen in released}
+        placeholders = {specimen.path: _thumbnail(specimen.path)[0] for specimen in released}
         wanted = [specimen.path for number, specimen in enumerate(released) if number % 3 < 2]
         announce("recalling", len(wanted))
         recall(site, wanted, listener=listen)
@@ -136,7 +138,8 @@ def demonstrate(
         sheet_html=work / "contact-sheet.html",
         profile=settings.model.profile,
         scheme=settings.rule[0].scheme,
-        specimens=specimens,
+        specimens=tuple(specimens),
+        unreadable=tuple(unreadable),
     )
     entries = [_entry(demonstration, specimen, originals, placeholders) for specimen in specimens]
     gallery.contact_sheet(entries, demonstration.sheet_png, demonstration.sheet_html)
@@ -157,37 +160,48 @@ def _configure(work: Path, photos: Path) -> tuple[Path, Settings]:
 # -- photographs -------------------------------------------------------------------------------------------------------
 
 
-def _photographs(source: Path | None, count: int) -> Iterator[tuple[Path, str, str]]:
+def _photographs(source: Path | None, count: int) -> list[tuple[Path, str, str]]:
     """File, name of its copy and suffix to save it as ("" for as it is). Raises DemoWithoutPhotographs."""
     if source is not None:
         found = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
         if not found:
             raise DemoWithoutPhotographs(where=source)
-        step = max(1, len(found) // count)
-        for number, path in enumerate(found[::step][:count], 1):
-            yield path, f"{number:03}-{path.name}", ""
-        return
+        spread = found[:: max(1, len(found) // count)][:count]
+        return [(path, f"{number:03}-{path.name}", "") for number, path in enumerate(spread, 1)]
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         raise DemoWithoutPhotographs(where="this installation")
-    for name, suffix in _SAMPLES[:count]:
-        path = Path(package.origin).parent / "data" / name
-        if path.exists():
-            yield path, path.stem + (suffix or path.suffix), suffix
+    folder = Path(package.origin).parent / "data"
+    there = [(folder / name, suffix) for name, suffix in _SAMPLES[:count] if (folder / name).exists()]
+    return [(path, path.stem + (suffix or path.suffix), suffix) for path, suffix in there]
 
 
-def _copy(original: Path, name: str, suffix: str, photos: Path) -> Specimen:
-    path = photos / name
-    made = f"copy of {original.name}"
+def _copies(
+    chosen: Sequence[tuple[Path, str, str]], photos: Path
+) -> tuple[list[Specimen], dict[Path, Image.Image], list[Path]]:
+    """Copies, thumbnails of them by path, and what cannot be opened and was left out."""
+    specimens, originals, unreadable = [], {}, []
+    for original, name, suffix in chosen:
+        path = photos / name
+        try:
+            made = _copy(original, path, suffix)
+            originals[path], (width, height) = _thumbnail(path)
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises of a bad file
+            path.unlink(missing_ok=True)
+            unreadable.append(original)
+            continue
+        content = path.read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        specimens.append(Specimen(name, path, made, len(content), sha256, width, height))
+    return specimens, originals, unreadable
+
+
+def _copy(original: Path, path: Path, suffix: str) -> str:
     if suffix:
-        made = f"{original.name} saved as {suffix[1:].upper()}"
         _save_as(original, path)
-    else:
-        shutil.copyfile(original, path)
-    with Image.open(path) as image:
-        width, height = image.size
-    content = path.read_bytes()
-    return Specimen(name, path, made, len(content), hashlib.sha256(content).hexdigest(), width, height)
+        return f"{original.name}, saved as {suffix[1:].upper()}"
+    shutil.copyfile(original, path)
+    return f"{original.name}, as it is"
 
 
 def _save_as(original: Path, path: Path) -> None:
@@ -202,11 +216,11 @@ def _save_as(original: Path, path: Path) -> None:
             image.save(path, quality=_QUALITY, exif=exif)
 
 
-def _upright(path: Path) -> Image.Image:
-    from PIL import ImageOps
-
+def _thumbnail(path: Path) -> tuple[Image.Image, tuple[int, int]]:
+    """Upright, small, and the size it had."""
     with Image.open(path) as image:
-        return ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image)
+        return gallery.thumbnail(upright), upright.size
 
 
 def _entry(
@@ -226,7 +240,7 @@ def _entry(
         placeholder=placeholders.get(specimen.path),
         placeholder_bytes=released.bytes_after if released else 0,
         record_bytes=released.record_bytes if released else 0,
-        regenerated=gallery.thumbnail(_upright(specimen.path)) if specimen.recalled else None,
+        regenerated=_thumbnail(specimen.path)[0] if specimen.recalled else None,
         regenerated_bytes=specimen.path.stat().st_size,
         scheme=made.scheme if released else "",
         profile=made.profile,

@@ -104,7 +104,7 @@ def starting_config(roots: Sequence[Path], state: Path) -> str:
         tiers += _TIER.format(name=_toml(name), path=_toml(str(root.resolve())))
     database = state.absolute() / "catalog.db"
     return _CONFIG.format(
-        example="config.example.toml",
+        example=_example(),
         catalog=_toml(f"sqlite:///{database}"),
         vault=_toml(str(state.absolute() / "vault")),
         tiers=tiers,
@@ -125,6 +125,13 @@ def _database_path(url: str) -> Path:
     from sqlalchemy.engine import make_url
 
     return Path(make_url(url).database or "")
+
+
+def _example() -> Path:
+    """The commented example: in the installed package, or beside it in a source checkout."""
+    package = Path(__file__).parent
+    name = "config.example.toml"
+    return next((folder / name for folder in (package, package.parent) if (folder / name).exists()), Path(name))
 
 
 def _target(given: Path | None) -> Path:

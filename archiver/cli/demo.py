@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from archiver.cli.invocation import Invocation, pass_invocation
-from archiver.cli.output import Cell, Column, Output, human_ratio, program, quoted
+from archiver.cli.output import Cell, Column, Output, human_ratio, printable, program, quoted
 from archiver.cli.reporter import Reporter
 from archiver.cli.verb import VerbCommand
 from archiver.errors import EXIT_WARNINGS
@@ -86,6 +86,8 @@ def _show(output: Output, made: Demonstration) -> None:
             "",
         ],
     )
+    for path in made.unreadable:
+        output.warn(f"{printable(str(path))} cannot be opened and was left out")
     output.text("A recalled image has its old length again, and its pixels are synthetic: look at the contact sheet.")
     output.text("The originals of the copies are held for 30 days; only then is their space free.")
     output.text()
@@ -97,17 +99,14 @@ def _show(output: Output, made: Demonstration) -> None:
             ("configuration", str(made.config)),
         ]
     )
-    example = next((specimen.path for specimen, _ in released), made.photos)
     output.text()
     output.text("Try next:")
-    for words in (
-        "status",
-        f"status {quoted(example)}",
-        f"record show {quoted(example)}",
-        f"undo {quoted(example)}",
-        "doctor",
-    ):
+    for words in ("status", *_examples(released[0][0].path if released else None), "doctor"):
         output.text(f"  {program()} --config {quoted(made.config)} {words}")
+
+
+def _examples(path: Path | None) -> tuple[str, ...]:
+    return () if path is None else tuple(f"{verb} {quoted(path)}" for verb in ("status", "record show", "undo"))
 
 
 def _row(specimen: Specimen) -> list[Cell]:

@@ -36,7 +36,7 @@ def models() -> None:
 @models.command("list", example="archiver models list")
 @pass_invocation
 def list_(invocation: Invocation) -> int:
-    """List the profiles in the vault and how many records need each."""
+    """List the profiles and how many records need each."""
     uses = _uses(invocation)
     listed = [_listed(profile, uses) for profile in _vault(invocation).list()]
     for profile in listed:
@@ -62,7 +62,7 @@ def list_(invocation: Invocation) -> int:
 @click.argument("names", metavar="[PROFILE]...", nargs=-1)
 @pass_invocation
 def verify(invocation: Invocation, names: tuple[str, ...]) -> int:
-    """Read every weight file and compare it with its pinned SHA-256."""
+    """Compare every weight file with its pinned SHA-256."""
     vault, code = _vault(invocation), 0
     for profile in [vault.named(name) for name in names] or vault.list():
         try:
@@ -80,7 +80,10 @@ def verify(invocation: Invocation, names: tuple[str, ...]) -> int:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @pass_invocation
 def export(invocation: Invocation, name: str, file: Path) -> int:
-    """Write a profile as one tar file, verified first: keep it where the archive is not."""
+    """Write a profile as one tar file.
+
+    It is verified first. Keep it where the archive is not.
+    """
     vault = _vault(invocation)
     profile = vault.named(name)
     vault.export_tar(profile, file)
@@ -92,9 +95,9 @@ def export(invocation: Invocation, name: str, file: Path) -> int:
 @click.argument("source", metavar="FILE|DIR", type=click.Path(exists=True, path_type=Path))
 @pass_invocation
 def import_(invocation: Invocation, source: Path) -> int:
-    """Bring in a profile that was exported, or a folder with a profile.toml and its weights.
+    """Bring in a profile.
 
-    Every file is compared with its pinned hash. A profile of the same fingerprint that is damaged is repaired by it.
+    From a file that was exported, or from a folder with a profile.toml and its weights. Every file is compared with its pinned hash. A profile of the same fingerprint that is damaged is repaired by it.
     """
     vault = _vault(invocation)
     profile = vault.import_directory(source) if source.is_dir() else vault.import_tar(source)
@@ -106,7 +109,10 @@ def import_(invocation: Invocation, source: Path) -> int:
 @click.argument("name", metavar="PROFILE")
 @pass_invocation
 def remove(invocation: Invocation, name: str) -> int:
-    """Remove a profile that no live record needs. Refused for any other."""
+    """Remove a profile that no live record needs.
+
+    Refused for any other: without its weights a record is noise.
+    """
     vault = _vault(invocation)
     profile = vault.named(name)
     vault.remove(profile, _listed(profile, _uses(invocation)).live_records)

@@ -392,12 +392,14 @@ def demo(folder: Path, work: Path, *args: str) -> Answer:
 def test_the_demo_shows_the_whole_way_and_leaves_the_originals_alone(tmp_path: Path, packaged: Path) -> None:
     for seed in range(4):
         photograph(tmp_path / "mine" / f"{seed}.jpg", seed)
+    (tmp_path / "mine" / "4.jpg").write_bytes(b"\xff\xd8 no photograph")
     before = tree(tmp_path / "mine")
-    answer = demo(tmp_path / "mine", tmp_path / "work", "--count", "3", "--json")
+    answer = demo(tmp_path / "mine", tmp_path / "work", "--count", "5", "--json")
     assert answer.code in (0, 1), answer.err  # weights without meaning may fail the gate
     shown = answer.lines[-1]
     assert shown["type"] == "demo"
-    assert len(shown["specimens"]) == 3
+    assert len(shown["specimens"]) == 4
+    assert shown["unreadable"] == [str(tmp_path / "mine" / "4.jpg")]
     assert tree(tmp_path / "mine") == before
     assert (tmp_path / "work" / "contact-sheet.png").stat().st_size > 0
     assert "SYNTHETIC" in (tmp_path / "work" / "contact-sheet.html").read_text()
