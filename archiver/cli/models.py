@@ -97,7 +97,8 @@ def export(invocation: Invocation, name: str, file: Path) -> int:
 def import_(invocation: Invocation, source: Path) -> int:
     """Bring in a profile.
 
-    From a file that was exported, or from a folder with a profile.toml and its weights. Every file is compared with its pinned hash. A profile of the same fingerprint that is damaged is repaired by it.
+    From a file that was exported, or from a folder with a profile.toml and its weights. Every file is compared with
+    its pinned hash. A profile of the same fingerprint that is damaged is repaired by it.
     """
     vault = _vault(invocation)
     profile = vault.import_directory(source) if source.is_dir() else vault.import_tar(source)
