@@ -31,17 +31,16 @@ class Acts(Recorder):
         """
         with self._change() as ledger:
             locked = ledger.lock(new.file_id for new in batch)
-            ids: list[int | None] = []
-            for new in batch:
-                file = locked.pop(
-                    new.file_id, None
-                )  # popped: a second record of the same file in a batch finds it taken
-                if file is None or file.state not in _RECORDABLE or file.version != new.expected:
-                    ids.append(None)
-                    continue
-                file = _recorded(ledger, file, new)
+            valid: dict[int, tuple[Locked, NewRecord]] = {}
+            for place, new in enumerate(batch):
+                file = locked.pop(new.file_id, None)  # popped: a second record of one file in a batch finds it taken
+                if file is not None and file.state in _RECORDABLE and file.version == new.expected:
+                    valid[place] = (file, new)
+            ids: list[int | None] = [None] * len(batch)
+            recorded = _recorded(ledger, list(valid.values()))
+            for (place, (_, new)), file in zip(valid.items(), recorded, strict=True):
                 ledger.tell(Act.RECORDED, file, rule=new.rule)
-                ids.append(file.record_id)
+                ids[place] = file.record_id
             return ids
 
     def refuse(self, batch: Iterable[Refused]) -> int:
@@ -119,7 +118,7 @@ class Acts(Recorder):
             file = _locked(ledger, new.file_id, *_RECORDABLE)
             if file.version != new.expected:
                 _conflict(ledger, file, "as it was read")
-            file = _recorded(ledger, file, new)
+            file = _recorded_as_before(ledger, file, new) or _recorded(ledger, [(file, new)])[0]
             file = _moved(ledger, file, State.RELEASED, new.expected)
             if adopted.state is State.RECALLED:
                 file = _moved(ledger, file, State.RECALLED, new.expected)
@@ -199,39 +198,54 @@ def _moved(ledger: Ledger, file: Locked, state: State, version: Version, *, used
     return new
 
 
-def _recorded(ledger: Ledger, file: Locked, new: NewRecord) -> Locked:
-    """Store a record (or find it, where the file's last one is the same) and make the file recorded by it."""
-    same = select(Record.id).where(
-        Record.id == file.record_id, Record.payload == new.payload, Record.sha256 == new.sha256
-    )
-    record_id = None if file.record_id is None else ledger.connection.scalar(same)
-    if record_id is None:
-        record_id = _insert_record(ledger, new)
-    recorded = file._replace(state=State.RECORDED, record_id=record_id, refusal=None)
+def _recorded(ledger: Ledger, batch: Sequence[tuple[Locked, NewRecord]]) -> list[Locked]:
+    """Store records, and make their files recorded by them."""
+    if not batch:
+        return []
+    values: list[dict[str, Any]] = [
+        {
+            "file_id": new.file_id,
+            "payload": new.payload,
+            "sha256": new.sha256,
+            "profile_id": ledger.profile_id(new.profile),
+            "rule_id": ledger.rule_id(new.rule),
+            "scheme": new.scheme,
+            "created_at": ledger.at,
+            "format": str(new.format),
+            "width": new.width,
+            "height": new.height,
+            "semantic": new.semantic,
+            "label_bce": new.label_bce,
+            "colour": new.colour,
+        }
+        for _, new in batch
+    ]
+    in_order = insert(Record).returning(Record.id, sort_by_parameter_order=True)
+    ids = ledger.connection.scalars(in_order, values).all()
+    metadata = [
+        {"record_id": record_id, "data": new.metadata}
+        for record_id, (_, new) in zip(ids, batch, strict=True)
+        if new.metadata
+    ]
+    if metadata:
+        ledger.connection.execute(insert(RecordMetadata), metadata)
+    pairs = [
+        (file, file._replace(state=State.RECORDED, record_id=record_id, refusal=None))
+        for record_id, (file, _) in zip(ids, batch, strict=True)
+    ]
+    ledger.write(pairs)
+    return [new for _, new in pairs]
+
+
+def _recorded_as_before(ledger: Ledger, file: Locked, new: NewRecord) -> Locked | None:
+    """Make a file recorded by the record that it has, if that is the same; None if it is not."""
+    same = select(Record.id).where(Record.id == file.record_id)
+    same = same.where(Record.payload == new.payload, Record.sha256 == new.sha256)
+    if file.record_id is None or ledger.connection.scalar(same) is None:
+        return None
+    recorded = file._replace(state=State.RECORDED, refusal=None)
     ledger.write([(file, recorded)])
     return recorded
-
-
-def _insert_record(ledger: Ledger, new: NewRecord) -> int:
-    values: dict[str, Any] = {
-        "file_id": new.file_id,
-        "payload": new.payload,
-        "sha256": new.sha256,
-        "profile_id": ledger.profile_id(new.profile),
-        "rule_id": ledger.rule_id(new.rule),
-        "scheme": new.scheme,
-        "created_at": ledger.at,
-        "format": str(new.format),
-        "width": new.width,
-        "height": new.height,
-        "semantic": new.semantic,
-        "label_bce": new.label_bce,
-        "colour": new.colour,
-    }
-    record_id = ledger.connection.execute(insert(Record).returning(Record.id), values).scalar_one()
-    if new.metadata:
-        ledger.connection.execute(insert(RecordMetadata), {"record_id": record_id, "data": new.metadata})
-    return record_id
 
 
 def _hold(ledger: Ledger, file: Locked, holding: Holding) -> None:

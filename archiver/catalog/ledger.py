@@ -87,7 +87,7 @@ class Ledger:
         self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
         self._held: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
         self._audit: list[dict[str, Any]] = []
-        self._rules: dict[str, int] = {}
+        self._numbers: dict[str | bytes, int] = {}  # of rules and profiles
 
     def lock(self, file_ids: Iterable[int]) -> dict[int, Locked]:
         """The rows of files, by id; those that do not exist are left out."""
@@ -161,11 +161,7 @@ class Ledger:
 
     def rule_id(self, name: str) -> int | None:
         """The number of a rule's name, a new one where it has none; None for no rule."""
-        if not name:
-            return None
-        if name not in self._rules:
-            self._rules[name] = self._number_of(Rule, Rule.name, name)
-        return self._rules[name]
+        return self._number_of(Rule, Rule.name, name) if name else None
 
     def profile_id(self, fingerprint: bytes) -> int:
         """The number of a profile's fingerprint."""
@@ -194,11 +190,14 @@ class Ledger:
             self.connection.execute(insert(Audit), self._audit)
             self._audit = []
 
-    def _number_of(self, table: type[Rule] | type[Profile], column: Any, value: object) -> int:
-        number = self.connection.scalar(select(table.id).where(column == value))
-        if number is None:
-            number = self.connection.scalar(insert(table).values({column.key: value}).returning(table.id))
-        return int(number)  # type: ignore[arg-type]  # RETURNING gives a row
+    def _number_of(self, table: type[Rule] | type[Profile], column: Any, value: str | bytes) -> int:
+        if value not in self._numbers:
+            number = self.connection.scalar(select(table.id).where(column == value))
+            if number is None:
+                fresh = insert(table).values({column.key: value}).returning(table.id)
+                number = self.connection.execute(fresh).scalar_one()
+            self._numbers[value] = number
+        return self._numbers[value]
 
 
 class Recorder(Store):
