@@ -11,7 +11,7 @@ from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Cell, Column, Output, human_ratio, printable, program, quoted
 from archiver.cli.reporter import Reporter
 from archiver.cli.verb import VerbCommand
-from archiver.errors import EXIT_WARNINGS
+from archiver.errors import EXIT_OK, EXIT_WARNINGS
 from archiver.units import about_size
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def demo(invocation: Invocation, folder: Path | None, work: Path, count: int) ->
     invocation.output.json(made, "demo")
     if not invocation.as_json:
         _show(invocation.output, made)
-    return 0 if all(specimen.released for specimen in made.specimens) else EXIT_WARNINGS
+    # One that the gate keeps is the gate at work; none released is a demo that showed nothing.
+    return EXIT_OK if any(specimen.released for specimen in made.specimens) else EXIT_WARNINGS
 
 
 def _show(output: Output, made: Demonstration) -> None:
