@@ -30,10 +30,10 @@ def shrink(pixels: NDArray[np.uint8], columns: int, rows: int) -> NDArray[np.uin
 
     Cells whose border falls within a pixel share it by area (box filter).
     """
-    means = (
-        _box(pixels.shape[0], rows) @ pixels.astype(np.float64).transpose(2, 0, 1) @ _box(pixels.shape[1], columns).T
-    )
-    return np.rint(means.transpose(1, 2, 0)).astype(np.uint8)
+    height, width, _ = pixels.shape
+    bands = _box(height, rows) @ pixels.reshape(height, -1).astype(np.float64)
+    means = _box(width, columns) @ bands.reshape(rows, width, -1)
+    return np.rint(means).astype(np.uint8)
 
 
 def _box(size: int, cells: int) -> NDArray[np.float64]:

@@ -1,9 +1,9 @@
 """The engine of this machine.
 
-Every picture is coded and every record decoded by itself, on one core, several at a time. Convolutions over a batch, or
-over several cores, give results that differ in the last bits with the size of the batch and the number of cores; a
-record must not look different because of the company that it travelled in. It is no slower either: with two cores, one
-picture a core comes within a few per cent of the best batch (docs/schemes.md has the figures).
+Every picture is coded and every record decoded by itself, on one core, as many at a time as there are threads.
+Convolutions over a batch, or over several cores, give results that differ in the last bits with the size of the batch
+and the number of cores; a record must not look different because of the company that it travelled in. What that costs
+is told in docs/schemes.md, "Speed".
 """
 
 from __future__ import annotations
@@ -111,5 +111,8 @@ class LocalEngine:
         """The networks that a record's profile names, loaded once and verified on the way."""
         with self._loading:
             if key not in self._loaded:
-                self._loaded[key] = load_embedded(self._vault.directory(key))
+                models = load_embedded(self._vault.directory(key))
+                for network in (models.autoencoder, models.denoiser, models.semantics):
+                    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                self._loaded[key] = models
             return self._loaded[key]

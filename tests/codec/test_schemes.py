@@ -138,10 +138,14 @@ def test_golden_records_are_read_for_ever(path: Path) -> None:
     found = schemes.material(golden)
     assert golden.scheme.label == expected["scheme"]
     assert [part.text for part in explain(golden).parts] == expected["parts"]
-    for name in ("labels", "colours"):
-        value = getattr(found, name)
-        assert (None if value is None else value.tolist()) == expected[name]
-    if expected["embedding"] is not None:
+    assert (None if found.labels is None else found.labels.tolist()) == expected["labels"]
+    assert (found.colours is None) == (expected["colours"] is None)
+    if found.colours is not None:
+        # A DCT is rounded at the end, which may fall either way on another machine.
+        tolerance = 1 if golden.scheme is Scheme.G_COCLICO else 0
+        assert np.abs(found.colours.astype(int) - expected["colours"]).max() <= tolerance
+    assert (found.embedding is None) == (expected["embedding"] is None)
+    if found.embedding is not None:
         assert np.allclose(found.embedding, expected["embedding"], atol=1e-4)
 
 

@@ -158,7 +158,7 @@ def test_every_part_of_a_record_shapes_the_picture(engine: Engine, scheme: Schem
         changed.append(other)
     else:
         for index, section in enumerate(other.sections):
-            changed.append(replace(one, sections=one.sections[:index] + (section,) + one.sections[index + 1 :]))
+            changed.append(replace(one, sections=(*one.sections[:index], section, *one.sections[index + 1 :])))
     plain, *pictures = engine.decode([one, *changed])
     assert all((plain != picture).any() for picture in pictures)
 
