@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from datetime import datetime
 
-from archiver.catalog.rows import HoldingRow
+from archiver.catalog.rows import HoldingRow, State
 from archiver.errors import ArchiverError, HeldOriginalDamaged, from_os_error
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
 from archiver.lifecycle.site import Site
+from archiver.lifecycle.subject import hold
+from archiver.lifecycle.verify import check_placeholder
 from archiver.tiers.local import LocalTier
 
 
@@ -48,6 +50,9 @@ def _expire_one(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
     path = tier.root / row.path
     record_row = site.catalog.record(held.record_id)
     site.vault.require(record_row.profile)
+    if row.state in (State.RELEASED, State.RECALLED):
+        with hold(tier, row) as subject:
+            check_placeholder(subject, record_row.payload)
     try:
         stat = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
     except FileNotFoundError:

@@ -21,7 +21,7 @@ from archiver.catalog.rows import FileRow, State
 from archiver.codec.record import Record
 from archiver.errors import ArchiverError, NotReleased, PlaceholderDamaged, from_os_error
 from archiver.formats import Envelope, Kind, Label, Metadata
-from archiver.lifecycle import journal, reconcile
+from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
@@ -128,18 +128,13 @@ def _fill(site: Site, request: _Request, pixels: NDArray[np.uint8]) -> Outcome:
     row = subject.row
     assert row.record_id is not None  # _read_placeholder compared it
     intent = Intent("recall", row.path, row.id, row.record_id, row.inode)
-    journal.begin(tier.journal_fd, intent)
-    try:
+    with reconcile.journalled(site, tier, intent):
         arrow("recall.journalled")
         subject.require_unchanged()
         write_in_place(subject, image)
         digest = fileops.sha256_of(subject.fd)
         site.catalog.mark_recalled(row.id, digest, version=reconcile.version_of(os.fstat(subject.fd)))
         arrow("recall.committed")
-    except Exception:
-        reconcile.settle(site, tier, intent)
-        raise
-    journal.strike(tier.journal_fd, intent)
     after = fileops.allocated_bytes(subject.fd)
     return Outcome(
         subject.path,

@@ -8,6 +8,8 @@ nothing.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, Holding, State, Version
@@ -38,6 +40,19 @@ def reconcile(site: Site, listener: Listener = ignore) -> Tally:
             tally.add(outcome)
             listener(outcome)
     return tally
+
+
+@contextmanager
+def journalled(site: Site, tier: LocalTier, intent: Intent) -> Iterator[None]:
+    """Run an act under its journal entry; when it fails it is settled as after a crash, and the failure raised on."""
+    journal.begin(tier.journal_fd, intent)
+    try:
+        yield
+    except Exception:
+        settle(site, tier, intent)
+        journal.strike(tier.journal_fd, intent)
+        raise
+    journal.strike(tier.journal_fd, intent)
 
 
 def settle(site: Site, tier: LocalTier, intent: Intent) -> str:

@@ -23,7 +23,7 @@ from archiver.errors import (
     PlaceholderDamaged,
 )
 from archiver.formats import Envelope, Inspection, Kind, SourceFacts
-from archiver.lifecycle import journal, reconcile
+from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
@@ -63,14 +63,9 @@ def release(site: Site, tier: LocalTier, row: FileRow, rule: str, *, fidelity: F
             rule=rule,
             expires_at=int(time.time() + site.settings.release.grace.total_seconds()),
         )
-        journal.begin(tier.journal_fd, intent)
-        try:
+        with reconcile.journalled(site, tier, intent):
             arrow("release.journalled")
             after = _exchange(site, subject, record_row, head, intent)
-        except Exception:
-            reconcile.settle(site, tier, intent)
-            raise
-        journal.strike(tier.journal_fd, intent)
     if site.settings.release.grace.total_seconds() == 0:
         from archiver.lifecycle.expire import expire_file
 

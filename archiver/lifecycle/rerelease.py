@@ -7,7 +7,7 @@ import os
 from archiver import formats
 from archiver.catalog.rows import FileRow
 from archiver.errors import FileModified, HardLinked, Pinned, PlaceholderDamaged
-from archiver.lifecycle import journal, reconcile
+from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
@@ -37,18 +37,13 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
         head = placeholder_head(record_row, envelope.source, metadata)
         before = fileops.allocated_bytes(subject.fd)
         intent = Intent("rerelease", row.path, row.id, record_row.id, row.inode, rule=rule)
-        journal.begin(tier.journal_fd, intent)
-        try:
+        with reconcile.journalled(site, tier, intent):
             arrow("rerelease.journalled")
             with fileops.write_lease(subject.fd, subject.path):
                 subject.require_unchanged()
                 put_placeholder_back(subject, head)
             site.catalog.mark_rereleased(row.id, version=reconcile.version_of(os.fstat(subject.fd)), rule=rule)
             arrow("rerelease.committed")
-        except Exception:
-            reconcile.settle(site, tier, intent)
-            raise
-        journal.strike(tier.journal_fd, intent)
         after = fileops.allocated_bytes(subject.fd)
     return Outcome(
         subject.path, "release", Result.DONE, bytes_before=before, bytes_after=after, record_bytes=len(envelope.record)

@@ -16,7 +16,7 @@ from archiver.errors import (
     NothingHeld,
     from_os_error,
 )
-from archiver.lifecycle import journal, reconcile
+from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
@@ -109,8 +109,7 @@ def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
         raise FileModified(path=subject.path, state=subject.row.state.label)
     tier = subject.tier
     intent = Intent("undo", subject.row.path, subject.row.id, held.record_id, subject.stat.st_ino, held=held.name)
-    journal.begin(tier.journal_fd, intent)
-    try:
+    with reconcile.journalled(site, tier, intent):
         arrow("undo.journalled")
         with fileops.write_lease(subject.fd, subject.path):
             fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, held.name)
@@ -122,10 +121,6 @@ def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
         restored = os.stat(subject.row.name, dir_fd=subject.directory_fd, follow_symlinks=False)
         site.catalog.mark_undone(subject.row.id, version=reconcile.version_of(restored))
         arrow("undo.committed")
-    except Exception:
-        reconcile.settle(site, tier, intent)
-        raise
-    journal.strike(tier.journal_fd, intent)
 
 
 def _put_back(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow) -> None:
@@ -134,8 +129,7 @@ def _put_back(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow) -> No
     try:
         original = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
         intent = Intent("undo", row.path, row.id, held.record_id, original.st_ino, held=held.name)
-        journal.begin(tier.journal_fd, intent)
-        try:
+        with reconcile.journalled(site, tier, intent):
             arrow("undo.journalled")
             fileops.rename_noreplace(tier.holding_fd, held.name, directory_fd, row.name)
             fileops.fsync_directory(directory_fd)
@@ -143,9 +137,5 @@ def _put_back(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow) -> No
             arrow("undo.exchanged")
             site.catalog.mark_undone(row.id, version=reconcile.version_of(original))
             arrow("undo.committed")
-        except Exception:
-            reconcile.settle(site, tier, intent)
-            raise
-        journal.strike(tier.journal_fd, intent)
     finally:
         os.close(directory_fd)

@@ -61,14 +61,17 @@ def verify(
     tally = Tally()
     after = 0 if restart else int(site.catalog.setting(_POSITION) or 0)
     rows = site.catalog.stream_files(None, (State.RECORDED, State.RELEASED, State.RECALLED), after=after)
-    for number, row in enumerate(rows):
+    last = after
+    for number, row in enumerate(rows, start=1):
         if stop.is_set():
+            site.catalog.set_setting(_POSITION, str(last))
             return tally
         outcome = _verify_one(site, row, decode, pace)
         tally.add(outcome)
         listener(outcome)
-        if number % _PAGE == _PAGE - 1:
-            site.catalog.set_setting(_POSITION, str(row.id))
+        last = row.id
+        if number % _PAGE == 0:
+            site.catalog.set_setting(_POSITION, str(last))
     site.catalog.set_setting(_POSITION, "0")
     site.catalog.set_setting(_FINISHED, datetime.now(UTC).isoformat(timespec="seconds"))
     return tally
@@ -87,7 +90,8 @@ def _verify_one(site: Site, row: FileRow, decode: bool, pace: Pace) -> Outcome:
             site.engine.decode([record])
         if row.state is not State.RECORDED:
             with hold(tier, row) as subject:
-                _check_placeholder(subject, payload, pace)
+                check_placeholder(subject, payload)
+                pace.took(4096)
         _check_held(site, tier, row, pace)
     except OSError as error:
         failure: ArchiverError = from_os_error(error, path)
@@ -98,8 +102,8 @@ def _verify_one(site: Site, row: FileRow, decode: bool, pace: Pace) -> Outcome:
     return Outcome(path, "verify", Result.FAILED, failure.message, error=failure)
 
 
-def _check_placeholder(subject: Subject, payload: bytes, pace: Pace) -> None:
-    """Raises FileModified, PlaceholderDamaged."""
+def check_placeholder(subject: Subject, payload: bytes) -> None:
+    """That what stands there carries this very record. Raises FileModified, PlaceholderDamaged, EnvelopeDamaged."""
     subject.require_unchanged()
     with subject.reader() as file:
         envelope = formats.read_envelope(file)
@@ -108,7 +112,6 @@ def _check_placeholder(subject: Subject, payload: bytes, pace: Pace) -> None:
         raise PlaceholderDamaged(path=subject.path, problem=f"it carries no {wanted} record")
     if envelope.record != payload:
         raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
-    pace.took(4096)
 
 
 def _check_held(site: Site, tier: LocalTier, row: FileRow, pace: Pace) -> None:

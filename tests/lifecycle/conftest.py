@@ -5,7 +5,7 @@ weights.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -14,8 +14,8 @@ import pytest
 from PIL import Image, ImageCms, ImageFilter
 from PIL.PngImagePlugin import PngInfo
 
+from archiver.catalog.rows import FileRow
 from archiver.config import Settings
-from archiver.lifecycle.outcome import Outcome
 from archiver.lifecycle.site import Site, open_site
 from archiver.tiers.scan import scan
 
@@ -125,10 +125,11 @@ def scan_all(site: Site) -> None:
         scan(site.catalog, tier)
 
 
-@pytest.fixture
-def heard() -> tuple[list[Outcome], Callable[[Outcome], None]]:
-    outcomes: list[Outcome] = []
-    return outcomes, outcomes.append
+def row_of(site: Site, path: Path) -> FileRow:
+    located = site.locate(path)
+    row = site.catalog.find(located.tier_id, located.relative)
+    assert row is not None, path
+    return row
 
 
 def decoded(path: Path) -> Image.Image:

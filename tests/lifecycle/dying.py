@@ -89,7 +89,9 @@ class Witness:
                 assert envelope.source.sha256 == sha256(original).digest(), path
 
     def look_after_restart(self, settings: Settings, *, originals_kept: bool = True) -> dict[Path, State]:
-        """After a start has settled everything: catalog and files agree, and within the grace period no original is lost."""
+        """After a start has settled everything: catalog and files agree, and within the grace period no original is
+        lost.
+        """
         with open_site(settings) as site:
             failures: list[Outcome] = []
             reconcile(site, lambda outcome: failures.append(outcome) if outcome.result is not Result.DONE else None)

@@ -1,0 +1,184 @@
+"""Verify, rebuild, adopt, expire, undo: what keeps an archive trustworthy for years."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from threading import Event
+
+from archiver.catalog.rows import State
+from archiver.errors import FileModified, HeldOriginalDamaged, PlaceholderDamaged
+from archiver.lifecycle.archive import archive
+from archiver.lifecycle.expire import expire
+from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.recall import recall
+from archiver.lifecycle.site import Site
+from archiver.lifecycle.undo import undo
+from archiver.lifecycle.verify import verify
+from tests.lifecycle.conftest import photograph, row_of, scan_all
+from tests.lifecycle.dying import tracked_files
+
+
+def test_verify_names_a_damaged_placeholder_and_a_damaged_original(site: Site, tier_root: Path) -> None:
+    archive(site)
+    assert verify(site, decode=True).exit_code == 0
+    placeholder, other = tier_root / "wide.jpg", tier_root / "2019" / "a.jpg"
+    stat = placeholder.stat()
+    record_id = row_of(site, placeholder).record_id
+    assert record_id is not None
+    with placeholder.open("r+b") as file:
+        file.seek(placeholder.read_bytes().index(site.catalog.record(record_id).payload) + 30)
+        file.write(b"rot")
+    os.utime(placeholder, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    held = site.catalog.holding_for(row_of(site, other).id)
+    assert held is not None
+    original = tier_root / ".archiver" / "holding" / held.name
+    original.write_bytes(original.read_bytes()[:-1] + b"x")
+    outcomes: list[Outcome] = []
+    tally = verify(site, listener=outcomes.append)
+    assert tally.count("verify", Result.FAILED) == 2
+    failures = {outcome.path: type(outcome.error) for outcome in outcomes if outcome.result is Result.FAILED}
+    assert failures[other] is HeldOriginalDamaged
+    assert placeholder in failures
+
+
+def test_verify_goes_on_where_it_was_stopped(site: Site, tier_root: Path) -> None:
+    archive(site)
+    stop = Event()
+    seen: list[Path] = []
+
+    def stop_soon(outcome: Outcome) -> None:
+        seen.append(outcome.path)
+        if len(seen) == 3:
+            stop.set()
+
+    verify(site, listener=stop_soon, stop=stop)
+    verify(site, listener=lambda outcome: seen.append(outcome.path))
+    assert len(seen) == len(set(seen)) == len(tracked_files(tier_root))
+
+
+def test_undo_refuses_a_damaged_original_and_leaves_the_placeholder(site: Site, tier_root: Path) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    held = site.catalog.holding_for(row_of(site, path).id)
+    assert held is not None
+    original = tier_root / ".archiver" / "holding" / held.name
+    original.write_bytes(original.read_bytes()[:-1] + b"x")
+    placeholder = path.read_bytes()
+    outcomes: list[Outcome] = []
+    undo(site, [path], listener=outcomes.append)
+    assert isinstance(outcomes[0].error, HeldOriginalDamaged)
+    assert path.read_bytes() == placeholder
+
+
+def test_undo_does_not_overwrite_what_a_user_wrote(site: Site, tier_root: Path, tmp_path: Path) -> None:
+    path = tier_root / "wide.jpg"
+    original = path.read_bytes()
+    archive(site, paths=[path])
+    photograph(77).save(path)
+    new = path.read_bytes()
+    for rescan in (False, True):
+        if rescan:
+            scan_all(site)
+        outcomes: list[Outcome] = []
+        undo(site, [path], listener=outcomes.append)
+        assert isinstance(outcomes[0].error, FileModified)
+        assert path.read_bytes() == new
+    rescued = tmp_path / "rescued"
+    rescued.mkdir()
+    undo(site, [path], to=rescued)
+    assert (rescued / "wide.jpg").read_bytes() == original
+
+
+def test_undo_brings_a_deleted_file_back(site: Site, tier_root: Path) -> None:
+    path = tier_root / "2019" / "summer" / "c.jpeg"
+    original, stat = path.read_bytes(), path.stat()
+    archive(site, paths=[path])
+    shutil.rmtree(path.parent)
+    scan_all(site)
+    assert row_of(site, path).state is State.GONE
+    assert undo(site, [path]).count("undo", Result.DONE) == 1
+    assert path.read_bytes() == original
+    assert path.stat().st_mtime_ns == stat.st_mtime_ns
+    assert row_of(site, path).state is State.RECORDED
+
+
+def test_a_moved_placeholder_is_known_again_with_its_held_original(site: Site, tier_root: Path) -> None:
+    path, moved = tier_root / "wide.jpg", tier_root / "2019" / "renamed.jpg"
+    original = path.read_bytes()
+    archive(site, paths=[path])
+    path.rename(moved)
+    scan_all(site)
+    archive(site, paths=[moved])
+    assert row_of(site, moved).state is State.RELEASED
+    assert recall(site, [moved]).count("recall", Result.DONE) == 1
+    assert undo(site, [moved]).count("undo", Result.DONE) == 1
+    assert moved.read_bytes() == original
+    assert not os.listdir(tier_root / ".archiver" / "holding")
+    assert site.catalog.recount(correct=False) == []
+
+
+def test_a_copied_placeholder_is_never_encoded_but_can_be_recalled(site: Site, tier_root: Path) -> None:
+    path, copy = tier_root / "wide.jpg", tier_root / "copy.jpg"
+    archive(site, paths=[path])
+    shutil.copy2(path, copy)
+    scan_all(site)
+    tally = archive(site, paths=[copy])
+    assert tally.count("record", Result.DONE) == 0
+    assert row_of(site, copy).state is State.RELEASED
+    recall(site, [path, copy])
+    assert path.read_bytes() == copy.read_bytes()
+    # The held original still belongs to the file that it was taken from.
+    assert undo(site, [path]).count("undo", Result.DONE) == 1
+    assert undo(site, [copy]).count("undo", Result.DONE) == 0
+
+
+def test_a_copied_generated_image_is_never_encoded(site: Site, tier_root: Path) -> None:
+    path, copy = tier_root / "wide.jpg", tier_root / "copy.jpg"
+    archive(site, paths=[path])
+    recall(site, [path])
+    shutil.copy2(path, copy)
+    scan_all(site)
+    assert archive(site, paths=[copy]).count("record", Result.DONE) == 0
+    assert row_of(site, copy).state is State.RECALLED
+
+
+def test_a_recalled_file_is_not_cold(site: Site, tier_root: Path) -> None:
+    path = tier_root / "wide.jpg"
+    rule = site.settings.rule[0].model_copy(update={"unused_for": timedelta(days=10)})
+    site.settings = site.settings.model_copy(update={"rule": (rule,)})
+    archive(site)
+    assert row_of(site, path).state is State.RELEASED
+    recall(site, [path])
+    archive(site)
+    assert row_of(site, path).state is State.RECALLED
+
+
+def test_expire_deletes_only_what_is_due_and_whole(site: Site, tier_root: Path) -> None:
+    archive(site)
+    now = datetime.now(UTC)
+    assert expire(site, now).counts.total() == 0
+    held = site.catalog.holding_for(row_of(site, tier_root / "wide.jpg").id)
+    assert held is not None
+    original = tier_root / ".archiver" / "holding" / held.name
+    with original.open("ab") as file:
+        file.write(b"somebody still had it open")
+    tally = expire(site, now + timedelta(days=31))
+    assert tally.count("expire", Result.DONE) == len(tracked_files(tier_root)) - 1
+    assert tally.count("expire", Result.REFUSED) == 1
+    assert os.listdir(original.parent) == [held.name]
+
+
+def test_expire_keeps_the_original_when_the_placeholder_is_damaged(site: Site, tier_root: Path) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.write(bytes(4096))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    outcomes: list[Outcome] = []
+    expire(site, datetime.now(UTC) + timedelta(days=31), listener=outcomes.append)
+    assert isinstance(outcomes[0].error, PlaceholderDamaged)
+    assert len(os.listdir(tier_root / ".archiver" / "holding")) == 1
