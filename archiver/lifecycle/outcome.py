@@ -56,7 +56,8 @@ class Tally:
         if outcome.result is Result.DONE:
             self.bytes_before += outcome.bytes_before
             self.bytes_after += outcome.bytes_after
-            self.record_bytes += outcome.record_bytes
+            # A release tells the size of its record, too; it is the same record.
+            self.record_bytes += outcome.record_bytes if outcome.act != "release" else 0
 
     def count(self, act: str, result: Result) -> int:
         return self.counts[act, result]

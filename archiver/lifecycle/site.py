@@ -58,8 +58,9 @@ class Site:
         # The last component stays as it is: a symbolic link is not the file it points to.
         absolute = path.parent.resolve() / path.name if path.name else path.resolve()
         for tier in self.tiers.values():
-            if absolute.is_relative_to(tier.root):
-                relative = absolute.relative_to(tier.root)
+            root = tier.root.resolve()  # the administrator's path may lead through a symbolic link
+            if absolute.is_relative_to(root):
+                relative = absolute.relative_to(root)
                 return Located(tier, self.tier_ids[tier.name], "" if relative == Path() else str(relative))
         raise NotInAnyTier(path=path)
 

@@ -107,6 +107,7 @@ def check_placeholder(subject: Subject, payload: bytes) -> None:
     subject.require_unchanged()
     with subject.reader() as file:
         envelope = formats.read_envelope(file)
+        formats.read_metadata(file)
     wanted = formats.Kind.PLACEHOLDER if subject.row.state is State.RELEASED else formats.Kind.GENERATED
     if envelope is None or envelope.kind is not wanted:
         raise PlaceholderDamaged(path=subject.path, problem=f"it carries no {wanted} record")
