@@ -167,7 +167,7 @@ class _Jobs:
         for name, tier in self.site.tiers.items():
             with self._surviving(f"scan {name}"):
                 began = time.monotonic()
-                report = scan(self.site.catalog, tier, cancel=self.stop)
+                report = scan(self.site.catalog, tier, stop=self.stop)
                 _LOG.info("scan of %s: %s in %.1f s", name, report.summary, time.monotonic() - began)
 
     def archive(self) -> None:

@@ -40,7 +40,7 @@ def _lines() -> logging.Handler:
 def _journal() -> logging.Handler:
     from cysystemd.journal import JournaldLogHandler
 
-    handler: logging.Handler = JournaldLogHandler(identifier="archiver")
+    handler: logging.Handler = JournaldLogHandler(identifier="archiver")  # type: ignore[no-untyped-call]
     handler.addFilter(_only_strings)
     return handler
 

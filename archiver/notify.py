@@ -33,6 +33,6 @@ class Notifier:
         """Still alive."""
         self._tell(Notification.WATCHDOG)
 
-    def _tell(self, what: Notification, value: str | None = None) -> None:
+    def _tell(self, what: Notification, value: str | int = 0) -> None:
         if self._under_systemd:
             notify(what, value, return_exceptions=False)
