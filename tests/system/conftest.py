@@ -7,7 +7,8 @@ from collections.abc import Generator, Iterator
 
 import pytest
 from fixtures_fs import MIB, enter_private_mounts, need_programs, need_root, run
-from machine import TIER, UNITS, Machine, boot, python_folders
+
+from tests.system.machine import DROPINS, PACKAGE, TIER, UNITS, Machine, boot, python_folders
 
 
 @pytest.fixture(scope="session")
@@ -34,20 +35,22 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
 
 
 def install(machine: Machine) -> None:
-    """What docs/operations.md asks of an administrator, but for the packages: they are there already."""
-    machine.write("/etc/systemd/system/archiver.service", (UNITS / "archiver.service").read_text(encoding="utf-8"))
-    machine.write("/etc/sysusers.d/archiver.conf", (UNITS / "archiver.sysusers").read_text(encoding="utf-8"))
-    machine.write("/etc/systemd/system/archiver.service.d/tiers.conf", f"[Service]\nReadWritePaths=-{TIER}\n")
-    machine.write("/usr/local/bin/archiver", f'#!/bin/sh\nexec {sys.executable} -m archiver "$@"\n')
+    """The steps of docs/operations.md, but for pip: the package is there already."""
+    prefix = "/opt/archiver"
+    unit, sysusers = f"{prefix}/lib/systemd/system/archiver.service", f"{prefix}/lib/sysusers.d/archiver.conf"
+    machine.write(unit, (UNITS / "archiver.service").read_text(encoding="utf-8"))
+    machine.write(sysusers, (UNITS / "archiver.sysusers").read_text(encoding="utf-8"))
+    # The very package that these tests import, wherever it lies.
+    start = f'PYTHONPATH={PACKAGE} exec {sys.executable} -m archiver "$@"'
+    machine.write("/usr/local/bin/archiver", f"#!/bin/sh\n{start}\n")
     machine.run("chmod", "0755", "/usr/local/bin/archiver")
-    # This checkout may lie in /tmp, and PrivateTmp= would hide it.
-    shown = " ".join(map(str, python_folders()))
-    machine.write("/etc/systemd/system/archiver.service.d/checkout.conf", f"[Service]\nBindReadOnlyPaths={shown}\n")
-    # Where this interpreter lies in a folder of root's: the unit starts it as another user.
-    ancestors = {str(parent) for folder in python_folders() for parent in folder.parents}
-    machine.run("chmod", "o+x", *sorted(ancestors))
-    machine.run("systemd-sysusers", "/etc/sysusers.d/archiver.conf")
-    machine.run("systemctl", "daemon-reload")
+    machine.run("systemd-sysusers", sysusers)
+    machine.write(f"{DROPINS}/tiers.conf", f"[Service]\nReadWritePaths=-{TIER}\n")
+    # This checkout may lie in /tmp, and PrivateTmp= would hide it, or in a folder of root's, closed to others.
+    shown = python_folders()
+    machine.write(f"{DROPINS}/checkout.conf", f"[Service]\nBindReadOnlyPaths={' '.join(map(str, shown))}\n")
+    machine.run("chmod", "o+x", *sorted({str(parent) for folder in shown for parent in folder.parents}))
+    machine.run("systemctl", "enable", unit)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -58,5 +61,7 @@ def pytest_runtest_makereport(
     report = yield
     machine = getattr(item, "funcargs", {}).get("machine")
     if report.failed and isinstance(machine, Machine) and machine.nspawn.poll() is None:
-        report.sections.append(("journal", machine.run("journalctl", "-n", "60", "-o", "short-monotonic").stdout))
+        report.sections.append(
+            ("journal", machine.run("journalctl", "--unit=archiver", "-n60", "--no-hostname").stdout)
+        )
     return report

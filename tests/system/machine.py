@@ -21,9 +21,13 @@ from pathlib import Path
 
 from fixtures_fs import run
 
+import archiver
+
 REPOSITORY = Path(__file__).parents[2]
 UNITS = REPOSITORY / "systemd"
+PACKAGE = Path(archiver.__file__).parents[1]
 TIER = "/srv/photographs"
+DROPINS = "/etc/systemd/system/archiver.service.d"
 BOOT_SECONDS = 60
 _CGROUPS = Path("/sys/fs/cgroup")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -101,7 +105,7 @@ class Machine:
         return [json.loads(line) for line in self.run("journalctl", "-o", "json", *options).stdout.splitlines()]
 
     @contextmanager
-    def expect(self, unit: str, *texts: str, timeout: int = 60) -> Iterator[None]:
+    def expect(self, unit: str, *texts: str, timeout: int = 120) -> Iterator[None]:
         """Until the journal has messages about (or of) the unit that contain these texts, in this order, written after
         the block was entered. Raises AssertionError with what it has instead."""
         cursor = self.run("journalctl", "-n0", "--show-cursor").stdout.rpartition("-- cursor: ")[2].strip()
@@ -264,4 +268,4 @@ def _kill(nspawn: subprocess.Popen[bytes]) -> None:
 
 def python_folders() -> list[Path]:
     """What a machine must see for this interpreter to run there."""
-    return [Path(sys.prefix), Path(sys.base_prefix), REPOSITORY]
+    return [Path(sys.prefix), Path(sys.base_prefix), PACKAGE, REPOSITORY]

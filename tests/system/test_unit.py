@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from machine import TIER, UNITS, Machine
+
+from tests.system.machine import TIER, UNITS, Machine
 
 pytestmark = pytest.mark.root
 
