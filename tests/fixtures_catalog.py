@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from archiver.catalog import Catalog
-from archiver.catalog.rows import Act, AuditRow, DirectoryChange, FileRow, Found, Holding, NewRecord, State
+from archiver.catalog.rows import Act, AuditRow, DirectoryChange, FileRow, Found, Holding, NewRecord, State, held_name
 from archiver.catalog.schema import upgrade
 from archiver.catalog.tables import Base
 
@@ -189,9 +189,17 @@ class Shelf:
         self.catalog.commit_records([new_record(self[path], **facts)])
         return self[path]
 
-    def release(self, path: str, holding: Holding | None = None) -> FileRow:
+    def held(self, path: str, expires_at: int) -> Holding:
+        """The original of a recorded file, as the holding area would have it."""
         row = self[path]
         assert row.record_id is not None
+        return Holding(held_name(row.inode, self.catalog.record(row.record_id).sha256), row.size, expires_at)
+
+    def release(self, path: str, *, expires_at: int | None = None) -> FileRow:
+        """Release a recorded file, its original held where it `expires_at` a time."""
+        row = self[path]
+        assert row.record_id is not None
+        holding = None if expires_at is None else self.held(path, expires_at)
         self.catalog.mark_released(
             row.id, row.record_id, version=row.version._replace(inode=row.inode + 1), holding=holding
         )

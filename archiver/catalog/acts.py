@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 
 from archiver.catalog.ledger import Ledger, Locked, Recorder, pages
-from archiver.catalog.rows import Act, Adopted, Holding, NewRecord, Refused, State, Version
+from archiver.catalog.rows import Act, Adopted, Holding, NewRecord, Refused, State, Version, held_name
 from archiver.catalog.tables import Directory, File, Gone, Held, Recalled, Record, RecordMetadata
 from archiver.errors import NotTracked, StateConflict
 
@@ -249,18 +249,22 @@ def _recorded_as_before(ledger: Ledger, file: Locked, new: NewRecord) -> Locked 
 
 
 def _hold(ledger: Ledger, file: Locked, holding: Holding) -> None:
-    """List a held original. One listed already stays with its file, unless that is gone: then its placeholder moved."""
+    """List the held original of a file's record. Raises ValueError for a name that is not made of inode and hash."""
+    sha256 = ledger.connection.scalars(select(Record.sha256).where(Record.id == file.record_id)).one()
+    inode = int(holding.name.partition("-")[0], 16)
+    if holding.name != held_name(inode, sha256):
+        raise ValueError(f"{holding.name} is not the name of a held original of this record")
     listed = (
         select(Held.record_id, File.id, File.state)
         .join(Record, Record.id == Held.record_id)
         .join(File, File.id == Record.file_id)
-        .where(Held.name == holding.name, File.tier_id == file.tier_id)
+        .where(Held.inode == inode, File.tier_id == file.tier_id, Record.sha256 == sha256)
     )
     for record_id, owner, state in ledger.connection.execute(listed).all():
         if state != State.GONE and owner != file.id:
-            return
-        let_go(ledger, file, record_id)
-    values = {"record_id": file.record_id, "name": holding.name, "size": holding.size, "expires_at": holding.expires_at}
+            return  # a copy of a placeholder: the original stays with the first
+        let_go(ledger, file, record_id)  # the placeholder of a gone file was moved here
+    values = {"record_id": file.record_id, "inode": inode, "size": holding.size, "expires_at": holding.expires_at}
     ledger.connection.execute(insert(Held), values)
     ledger.hold(file.tier_id, 1, holding.size)
 

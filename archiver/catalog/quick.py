@@ -25,6 +25,7 @@ from archiver.catalog.rows import (
     StateCount,
     TierRow,
     TierSummary,
+    held_name,
 )
 from archiver.errors import CatalogUnavailable, NotTracked
 
@@ -119,13 +120,13 @@ class QuickCatalog:
     def holding_for(self, file_id: int) -> HoldingRow | None:
         """The original that is held for a file."""
         rows = self._ask(
-            "SELECT record.file_id, holding.record_id, name, size, expires_at"
+            "SELECT record.file_id, holding.record_id, inode, sha256, size, expires_at"
             " FROM holding JOIN record ON record.id = holding.record_id"
             " WHERE record.file_id = ? ORDER BY holding.record_id DESC LIMIT 1",
             (file_id,),
         )
-        for owner, record_id, name, size, expires_at in rows:
-            return HoldingRow(owner, record_id, os.fsdecode(name), size, expires_at)
+        for owner, held_record, inode, sha256, size, expires_at in rows:
+            return HoldingRow(owner, held_record, held_name(inode % _UNSIGNED, sha256), size, expires_at)
         return None
 
     def is_pinned(self, tier_id: int, path: str) -> bool:

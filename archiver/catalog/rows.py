@@ -217,6 +217,11 @@ class HoldingRow:
     expires_at: int
 
 
+def held_name(inode: int, sha256: bytes) -> str:
+    """Name of an original in the holding area; it tells which file it was even without a catalog."""
+    return f"{inode:x}-{sha256.hex()[:32]}"
+
+
 @dataclass(frozen=True, slots=True)
 class Pin:
     """A file, or a directory with all below it, that is never released."""
@@ -290,7 +295,7 @@ class ProfileUse:
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """An original that went to the holding area: its name there, its bytes, when its grace period ends."""
+    """An original that went to the holding area: its `held_name` there, its bytes, when its grace period ends."""
 
     name: str
     size: int

@@ -193,7 +193,7 @@ def _split(connection: Connection, directory_id: int, files: list[Found]) -> tup
 def _insert_files(ledger: Ledger, tier_id: int, new: Sequence[tuple[int, list[Found]]]) -> int:
     rows = [
         (directory_id, tier_id, name, size, mtime_ns, inode if inode < _TOP else signed64(inode), accessed_at)
-        for directory_id, files in new
+        for directory_id, files in sorted(new)  # in the order of the index, whose pages are full then
         for name, size, mtime_ns, inode, accessed_at in files
     ]
     if not rows:

@@ -194,14 +194,17 @@ class RecordMetadata(Base):
 
 
 class Held(Base):
-    """An original in its tier's holding area. By record: a file written to and released again may have two."""
+    """An original in its tier's holding area. By record: a file written to and released again may have two.
+
+    Its name there is made of its inode and its record's hash, so the inode is enough.
+    """
 
     __tablename__ = "holding"
 
     record_id: Mapped[int] = mapped_column(Id, ForeignKey("record.id"), primary_key=True, autoincrement=False)
-    name: Mapped[str] = mapped_column(RawPath, index=True)
+    inode: Mapped[int] = mapped_column(Unsigned64)
     size: Mapped[int] = mapped_column(BigInteger)
-    expires_at: Mapped[int] = mapped_column(BigInteger, index=True)
+    expires_at: Mapped[int] = mapped_column(BigInteger)
 
 
 class Recalled(Base):

@@ -228,14 +228,12 @@ def upgrade() -> None:
     op.create_table(
         "holding",
         sa.Column("record_id", ID, autoincrement=False, nullable=False),
-        sa.Column("name", sa.LargeBinary(), nullable=False),
+        sa.Column("inode", sa.BigInteger(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("expires_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["record_id"], ["record.id"], name="fk_holding_record_id"),
         sa.PrimaryKeyConstraint("record_id", name="pk_holding"),
     )
-    op.create_index("ix_holding_expires_at", "holding", ["expires_at"], unique=False)
-    op.create_index("ix_holding_name", "holding", ["name"], unique=False)
     op.create_table(
         "metadata",
         sa.Column("record_id", ID, autoincrement=False, nullable=False),

@@ -5,17 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from dataclasses import astuple
 from multiprocessing.synchronize import Barrier
 
 import pytest
 from fixtures_catalog import Shelf, new_record
 
 from archiver.catalog import Catalog
-from archiver.catalog.rows import Act, Adopted, Holding, Refused, State, Version
+from archiver.catalog.rows import Act, Adopted, Holding, HoldingRow, Refused, State, Version, held_name
 from archiver.errors import NotTracked, StateConflict
-
-HELD = Holding("7-abc", 1000, 5000)
-
 
 # -- recording ---------------------------------------------------------------------------------------------------------
 
@@ -107,7 +105,7 @@ def test_a_verdict_on_an_older_version_is_not_noted(shelf: Shelf) -> None:
 
 def test_from_recorded_to_released_and_back_every_step_is_written_down(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
-    shelf.release("a.jpg", HELD)
+    shelf.release("a.jpg", expires_at=5000)
     assert shelf.counted() == {"released": 1, "held": 1}
     shelf.recall("a.jpg")
     assert shelf.catalog.recalled_hash(shelf["a.jpg"].id) == b"g" * 32
@@ -136,7 +134,7 @@ def test_a_recall_and_an_undo_are_a_use(sqlite_url: str) -> None:
 
 def test_an_undo_also_brings_back_a_file_whose_placeholder_was_deleted(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
-    shelf.release("a.jpg", HELD)
+    shelf.release("a.jpg", expires_at=5000)
     shelf.lose("a.jpg")
     shelf.catalog.mark_undone(shelf["a.jpg"].id, version=Version(1000, 5, 7))
     assert shelf.counted() == {"recorded": 1}
@@ -150,31 +148,33 @@ def test_a_gone_file_that_was_never_recorded_cannot_be_undone(shelf: Shelf) -> N
 
 def test_a_written_placeholder_is_superseded_and_its_original_stays_held(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
-    shelf.release("a.jpg", HELD)
+    shelf.release("a.jpg", expires_at=5000)
     shelf.catalog.mark_superseded(shelf["a.jpg"].id, version=Version(5, 5, 5))
     row = shelf["a.jpg"]
     assert (row.state, row.version) == (State.SUPERSEDED, (5, 5, 5))
     held = shelf.catalog.holding_for(row.id)
     assert held is not None
-    assert (held.name, held.record_id) == ("7-abc", row.record_id)
+    assert held.record_id == row.record_id
+    assert held.name == held_name(7, shelf.catalog.record(held.record_id).sha256)
 
 
 def test_a_file_written_to_and_released_again_has_two_held_originals(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
-    shelf.release("a.jpg", HELD)
+    shelf.release("a.jpg", expires_at=5000)
     shelf.see("a.jpg", size=50)
     shelf.record("a.jpg")
-    shelf.release("a.jpg", Holding("9-def", 50, 9000))
+    shelf.release("a.jpg", expires_at=9000)
     assert shelf.counted() == {"released": 1, "held": 2}
     first, second = shelf.catalog.holding_due(9000)
-    assert (first.name, second.name) == ("7-abc", "9-def")
+    assert (first.size, second.size) == (1000, 50)
+    assert first.name != second.name
     shelf.catalog.mark_expired(first)
     assert shelf.catalog.holding_for(shelf["a.jpg"].id) == second
 
 
 def test_a_grace_period_ends_once(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
-    shelf.release("a.jpg", HELD)
+    shelf.release("a.jpg", expires_at=5000)
     assert list(shelf.catalog.holding_due(4999)) == []
     (held,) = shelf.catalog.holding_due(5000)
     shelf.catalog.mark_expired(held)
@@ -230,7 +230,10 @@ def test_an_act_on_a_file_that_is_not_there_says_so(shelf: Shelf) -> None:
 
 def test_a_placeholder_without_a_row_of_its_own_is_adopted(shelf: Shelf) -> None:
     (row,) = shelf.add("copy.jpg")
-    record_id = shelf.catalog.adopt(Adopted(new_record(row, metadata=b"exif"), State.RELEASED, holding=HELD))
+    new = new_record(row, metadata=b"exif")
+    held = Holding(held_name(2**64 - 1, new.sha256), 1000, 5000)
+    record_id = shelf.catalog.adopt(Adopted(new, State.RELEASED, holding=held))
+    assert shelf.catalog.holding_for(row.id) == HoldingRow(row.id, record_id, *astuple(held))
     assert shelf["copy.jpg"].state is State.RELEASED
     assert shelf["copy.jpg"].record_id == record_id
     assert shelf.counted() == {"released": 1, "held": 1}
@@ -247,22 +250,26 @@ def test_a_generated_image_is_adopted_as_recalled(shelf: Shelf) -> None:
 
 def test_a_placeholder_whose_times_were_touched_keeps_its_record(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
-    released = shelf.release("a.jpg", HELD)
+    held = shelf.held("a.jpg", 5000)
+    released = shelf.release("a.jpg", expires_at=5000)
     assert released.record_id is not None
     record = shelf.catalog.record(released.record_id)
     touched = shelf.see("a.jpg", mtime_ns=1)
     assert touched.state is State.SUPERSEDED
     same = new_record(touched, payload=record.payload, sha256=record.sha256)
-    assert shelf.catalog.adopt(Adopted(same, State.RELEASED, holding=HELD)) == record.id
+    assert shelf.catalog.adopt(Adopted(same, State.RELEASED, holding=held)) == record.id
     assert shelf.counted() == {"released": 1, "held": 1}
 
 
 def test_a_moved_placeholder_takes_its_held_original_along(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
-    shelf.release("a.jpg", HELD)
+    held = shelf.held("a.jpg", 5000)
+    record = shelf.catalog.record(shelf["a.jpg"].record_id or 0)
+    shelf.release("a.jpg", expires_at=5000)
     shelf.lose("a.jpg")
     (moved,) = shelf.add("b.jpg")
-    shelf.catalog.adopt(Adopted(new_record(moved), State.RELEASED, holding=HELD))
+    carried = new_record(moved, payload=record.payload, sha256=record.sha256)
+    shelf.catalog.adopt(Adopted(carried, State.RELEASED, holding=held))
     assert shelf.catalog.holding_for(shelf["a.jpg"].id) is None
     assert shelf.catalog.holding_for(moved.id) is not None
     assert shelf.counted() == {"gone": 1, "released": 1, "held": 1}
@@ -270,9 +277,12 @@ def test_a_moved_placeholder_takes_its_held_original_along(shelf: Shelf) -> None
 
 def test_a_copied_placeholder_leaves_the_held_original_with_the_first(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
-    shelf.release("a.jpg", HELD)
+    held = shelf.held("a.jpg", 5000)
+    record = shelf.catalog.record(shelf["a.jpg"].record_id or 0)
+    shelf.release("a.jpg", expires_at=5000)
     (copy,) = shelf.add("b.jpg")
-    shelf.catalog.adopt(Adopted(new_record(copy), State.RELEASED, holding=HELD))
+    carried = new_record(copy, payload=record.payload, sha256=record.sha256)
+    shelf.catalog.adopt(Adopted(carried, State.RELEASED, holding=held))
     assert shelf.catalog.holding_for(copy.id) is None
     assert shelf.catalog.holding_for(shelf["a.jpg"].id) is not None
     assert shelf.counted() == {"released": 2, "held": 1}
@@ -284,6 +294,15 @@ def test_a_placeholder_that_changed_since_it_was_read_is_not_adopted(shelf: Shel
     with pytest.raises(StateConflict):
         shelf.catalog.adopt(Adopted(new_record(row), State.RELEASED))
     assert shelf.counted() == {"resident": 1}
+
+
+def test_an_original_is_only_listed_under_its_own_name(shelf: Shelf) -> None:
+    row = shelf.bring("a.jpg", State.RECORDED)
+    assert row.record_id is not None
+    for name in (held_name(7, b"\0" * 32), held_name(7, shelf.catalog.record(row.record_id).sha256).upper(), "x"):
+        with pytest.raises(ValueError):
+            shelf.catalog.mark_released(row.id, row.record_id, version=row.version, holding=Holding(name, 1000, 5000))
+    assert shelf.counted() == {"recorded": 1}
 
 
 # -- forgetting --------------------------------------------------------------------------------------------------------
@@ -311,7 +330,7 @@ def test_the_number_of_a_forgotten_file_is_never_given_to_another(shelf: Shelf) 
 
 def test_a_file_whose_original_is_still_held_is_not_forgotten(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
-    row = shelf.release("a.jpg", HELD)
+    row = shelf.release("a.jpg", expires_at=5000)
     shelf.lose("a.jpg")
     with pytest.raises(StateConflict):
         shelf.catalog.forget(row.id)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from archiver.catalog import Catalog
-from archiver.catalog.rows import Act, Correction, DirectoryChange, FileRow, Holding, Refused, State
+from archiver.catalog.rows import Act, Correction, DirectoryChange, FileRow, Refused, State
 from archiver.errors import StateConflict
 
 PATHS = ["a.jpg", "a/b.jpg", "a/c.jpg", "a/d/e.jpg"]
@@ -81,7 +81,7 @@ class Expected:
 
 
 def _release(shelf: Shelf, row: FileRow, size: int) -> None:
-    holding = Holding(f"{row.id}-{row.record_id}", row.size, size)
+    holding = None if row.record_id is None else shelf.held(row.path, size)
     shelf.catalog.mark_released(row.id, row.record_id or 0, version=row.version, holding=holding)
 
 
@@ -145,7 +145,7 @@ def test_counters_are_right_after_any_acts(catalog: Catalog, steps: list[tuple[s
 
 def test_a_wrong_counter_is_found_and_put_right(shelf: Shelf) -> None:
     shelf.bring("a.jpg", State.RECORDED)
-    shelf.release("a.jpg", Holding("x", 1000, 5))
+    shelf.release("a.jpg", expires_at=5)
     with shelf.catalog._write() as connection:
         connection.execute(text("UPDATE counter SET files = 7, bytes = 8 WHERE state = 3"))
         connection.execute(text("UPDATE tier SET held_files = 0, held_bytes = 0"))

@@ -12,7 +12,7 @@ from fixtures_catalog import Shelf
 
 from archiver.catalog import Catalog
 from archiver.catalog.quick import QuickCatalog, open_reader
-from archiver.catalog.rows import Holding, State
+from archiver.catalog.rows import State
 from archiver.errors import CatalogOutdated, CatalogUnavailable, NotTracked
 
 
@@ -24,7 +24,7 @@ def test_both_readers_give_the_same_answers(sqlite_catalog: Catalog, sqlite_url:
         shelf.bring(path, state)
     shelf.add("held.jpg", inode=2**64 - 1)
     shelf.record("held.jpg", metadata=b"m", rule="cold", semantic=0.5, label_bce=0.25, colour=None)
-    shelf.release("held.jpg", Holding("1-a", 1000, 5))
+    shelf.release("held.jpg", expires_at=5)
     sqlite_catalog.pin(shelf.id, "d", subtree=True)
     sqlite_catalog.pin(shelf.id, "held.jpg")
     sqlite_catalog.set_setting("scan.last", "5")

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from archiver.catalog import Catalog
-from archiver.catalog.rows import Holding, NewRecord, Refused, State
+from archiver.catalog.rows import Holding, NewRecord, Refused, State, held_name
 from archiver.config import Settings
 from archiver.errors import NotTracked, TierNotScanned, TierUnreachable
 from archiver.formats import BLOCK
@@ -348,7 +348,8 @@ def test_held_originals_are_not_freed_twice(full_world: World) -> None:
             number = record(catalog, name)
             row = catalog.file(number)
             assert row.record_id is not None
-            held = Holding(f"held-{name}", MIB, int(NOW.timestamp()))
+            name_there = held_name(row.inode, catalog.record(row.record_id).sha256)
+            held = Holding(name_there, MIB, int(NOW.timestamp()))
             catalog.mark_released(number, row.record_id, version=row.version, holding=held)
     watermarks(full_world, -mebibytes(full_world, 1.9), -mebibytes(full_world, 2.5))
     assert full_world.names() == [], "two are on their way out, and the tier is below its high watermark without them"
