@@ -23,7 +23,7 @@ from pathlib import Path
 from archiver.errors import ProfileInUse, ProfileInvalid, ProfileUnknown, WeightsDamaged
 from archiver.models.profiles import PROFILE_FILE, ProfileInfo, WeightFile, read_profile
 
-PACKAGED = Path(__file__).with_name("embedded") / "weights"
+PACKAGED = Path(__file__).with_name("weights")  # one folder a profile
 _CHUNK = 1 << 20
 _MAX_IMPORT = 64 << 30  # bytes of one weight file that an import unpacks
 
@@ -107,7 +107,10 @@ class Vault:
 
         Raises ProfileUnknown where this installation ships none, WeightsDamaged where they are not what they should be.
         """
-        return (self.import_directory(PACKAGED),)
+        folders = sorted(path.parent for path in PACKAGED.glob(f"*/{PROFILE_FILE}"))
+        if not folders:
+            raise ProfileUnknown(profile=PACKAGED.name)
+        return tuple(self.import_directory(folder) for folder in folders)
 
     def import_directory(self, source: Path) -> ProfileInfo:
         """Bring in a folder with `profile.toml` and the weights that it pins; a profile that is here and whole stays as

@@ -62,6 +62,19 @@ def test_a_profile_is_found_by_what_a_record_names(vault: Vault, profile: Profil
     assert not vault.holds(bytes(8))
 
 
+def test_the_packaged_profiles_are_installed_once(
+    tmp_path: Path, vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("archiver.models.vault.PACKAGED", tmp_path / "weights")
+    with pytest.raises(ProfileUnknown, match="weights"):
+        vault.install_embedded()
+    make_profile(tmp_path / "weights" / "embedded-1", "embedded-1", 1.0)
+    make_profile(tmp_path / "weights" / "embedded-2", "embedded-2", 2.0)
+    for _ in range(2):
+        assert [profile.name for profile in vault.install_embedded()] == ["embedded-1", "embedded-2"]
+        assert [profile.name for profile in vault.list()] == ["embedded-1", "embedded-2"]
+
+
 def test_an_empty_vault_is_no_error(vault: Vault) -> None:
     assert vault.list() == ()
     assert not vault.holds(bytes(8))
