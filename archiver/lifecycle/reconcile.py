@@ -24,12 +24,17 @@ from archiver.tiers.local import LocalTier
 
 
 def reconcile(site: Site, listener: Listener = ignore) -> Tally:
-    """Settle every entry of every reachable tier's journal."""
+    """Settle every entry of every tier's journal. A tier that cannot be reached is an outcome, and the others go on."""
     tally = Tally()
     for tier in site.tiers.values():
-        if not tier.has_area():
+        try:
+            intents = list(journal.entries(tier.journal_fd)) if tier.has_area() else []
+        except (ArchiverError, OSError) as error:
+            outcome = Outcome(tier.root, "reconcile", Result.FAILED, str(error))
+            tally.add(outcome)
+            listener(outcome)
             continue
-        for intent in journal.entries(tier.journal_fd):
+        for intent in intents:
             path = tier.root / intent.path
             try:
                 what = settle(site, tier, intent)
