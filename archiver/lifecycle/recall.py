@@ -151,10 +151,9 @@ def render(site: Site, envelope: Envelope, metadata: Metadata, record: Record, p
 
     Raises ImageRefused when no quality fits the length.
     """
-    profile = site.engine.profile
     label = Label(
         scheme=record.scheme.label,
-        profile=profile.name,
+        profile=site.engine.profile_of(record).name,
         source_sha256=envelope.source.sha256,
         device=site.engine.device,
         version=__version__,
