@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -60,12 +61,18 @@ class Batches:
             self.applied = self.applied.plus(writing.result())
 
     def __enter__(self) -> Self:
+        # Hundreds of thousands of tuples live until their batch is written. The collector would look for garbage among all
+        # that the program has loaded for every few ten thousand of them, a tenth of a first scan (benchmarks/scan.py).
+        gc.freeze()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with self._thread:  # waits for the batch under way
-            if error is None:
-                self._write()
-                self._wait()
+        try:
+            with self._thread:  # waits for the batch under way
+                if error is None:
+                    self._write()
+                    self._wait()
+        finally:
+            gc.unfreeze()
