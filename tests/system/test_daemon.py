@@ -285,5 +285,6 @@ def test_a_tier_that_is_not_mounted_is_waited_for_and_nothing_in_it_is_forgotten
     with service.expect(UNIT, "archive photographs: "):
         service.run("mount", "--bind", "/mnt/elsewhere", TIER)
         service.run("umount", "/mnt/elsewhere")
+    service.run("systemctl", "stop", UNIT)
     assert all(original.released() for original in originals)
     assert_undone(service, originals)
