@@ -153,7 +153,7 @@ class Ledger:
                 "record_id": file.record_id if file else None,
                 "rule_id": self.rule_id(rule),
                 "path": path,
-                "detail": detail or None,
+                "detail": _storable(detail) or None,
             }
         )
         if len(self._audit) >= PAGE:
@@ -198,6 +198,11 @@ class Ledger:
                 number = self.connection.execute(fresh).scalar_one()
             self._numbers[value] = number
         return self._numbers[value]
+
+
+def _storable(text: str) -> str:
+    """Text that both databases take: a message may quote a name that is not UTF-8, or a NUL."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 class Recorder(Store):

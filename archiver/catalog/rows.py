@@ -16,6 +16,10 @@ SCHEMA = "0001"
 """The Alembic revision that this program reads and writes."""
 
 
+LONGEST_PATH = 2600
+"""Bytes of the longest directory path that is catalogued: PostgreSQL cannot index a longer one."""
+
+
 class State(IntEnum):
     """Where an image stands; the numbers are those in the database."""
 
@@ -131,13 +135,14 @@ class DirectoryChange:
 
 
 class Applied(NamedTuple):
-    """How many files a batch of changes touched, by what became of them."""
+    """How many files a batch of changes touched, by what became of them; how many directories it had to leave out."""
 
     new: int = 0
     changed: int = 0
     superseded: int = 0
     gone: int = 0
     returned: int = 0
+    too_deep: int = 0
 
     def plus(self, other: Applied) -> Applied:
         """The sums."""

@@ -15,7 +15,17 @@ from itertools import chain
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from archiver.catalog.ledger import Ledger, Locked, Recorder, pages
-from archiver.catalog.rows import Act, Applied, DirectoryChange, DirectoryRow, Found, Known, State, Version
+from archiver.catalog.rows import (
+    LONGEST_PATH,
+    Act,
+    Applied,
+    DirectoryChange,
+    DirectoryRow,
+    Found,
+    Known,
+    State,
+    Version,
+)
 from archiver.catalog.store import PAGE
 from archiver.catalog.tables import Directory, File, Gone, Recalled, signed64
 
@@ -83,14 +93,16 @@ class ScanWriter(Recorder):
 
         New files are resident. A changed file that a record speaks for is superseded, any other gets its new version
         and may be tried again. A missing file is gone; one that comes back is what it was, or superseded if it is not
-        the same any more. Superseded, gone and returned files have an audit row each; new ones only the one of
-        `finish_scan`.
+        the same any more. Superseded, gone and returned files have an audit row each; new ones only that of
+        `finish_scan`. Directories with a path longer than LONGEST_PATH are left out, and counted.
         """
+        given = len(changes)
+        changes = [change for change in changes if len(change.path) <= LONGEST_PATH]
         with self._change() as ledger:
             numbers, fresh = _number_directories(ledger.connection, tier_id, changes)
             new, changed = _sort_new(ledger.connection, numbers, fresh, changes)
             changed += [pair for change in changes for pair in change.changed]
-            applied = Applied(new=_insert_files(ledger, tier_id, new))
+            applied = Applied(new=_insert_files(ledger, tier_id, new), too_deep=given - len(changes))
             for page in pages(changed):
                 applied = applied.plus(_update_files(ledger, page))
             for missing in pages(file_id for change in changes for file_id in change.missing):

@@ -84,6 +84,11 @@ def test_the_audit_can_be_asked_for_a_time_a_tier_or_a_path(sqlite_url: str) -> 
             list(catalog.audit_rows(path="a/b.jpg"))
 
 
+def test_a_message_may_quote_any_name(shelf: Shelf) -> None:
+    shelf.catalog.audit(Act.FAILED, tier_id=shelf.id, detail="cannot read \udcff\0ä")
+    assert [row.detail for row in shelf.catalog.audit_rows()] == ["cannot read \\udcff\\x00ä"]
+
+
 def test_a_failure_on_a_file_that_is_not_tracked_is_told_by_its_path(shelf: Shelf) -> None:
     shelf.catalog.audit(Act.FAILED, tier_id=shelf.id, path="new\udcff.jpg", detail="permission denied", rule="cold")
     (row,) = shelf.told("new\udcff.jpg")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 
 import pytest
 from fixtures_catalog import Shelf, found
 from sqlalchemy.exc import IntegrityError
 
-from archiver.catalog.rows import Act, Applied, DirectoryChange, State
+from archiver.catalog.rows import LONGEST_PATH, Act, Applied, DirectoryChange, State
 
 ODD_NAMES = [b"\xff\xfe.jpg", "ä.jpg".encode(), b"line\nbreak.jpg", b"quote'\".jpg", b"back\\slash %_.jpg", b" .jpg"]
 
@@ -154,6 +155,15 @@ def test_a_scan_is_summed_up_in_the_audit(shelf: Shelf) -> None:
     tier = shelf.catalog.tier(shelf.id)
     assert (tier.first_scan_done_at, tier.last_scan_at) == (100, 200)
     assert [(row.act, row.detail) for row in shelf.catalog.audit_rows()] == [(Act.SCANNED, ""), (Act.SCANNED, "3 new")]
+
+
+def test_a_directory_too_deep_to_be_indexed_is_left_out_and_holds_nothing_up(shelf: Shelf) -> None:
+    chance = random.Random(1)  # incompressible: what an index has to store at full length
+    longest, longer = (bytes(chance.choices(range(65, 255), k=LONGEST_PATH + more)) for more in (0, 1))
+    deep = [DirectoryChange(path, fingerprint=b"1", new=[found("a.jpg")]) for path in (longest, longer)]
+    assert apply(shelf, *deep, DirectoryChange(b"", new=[found("b.jpg")])) == Applied(new=2, too_deep=1)
+    assert shelf.counted() == {"resident": 2}
+    assert shelf.catalog.find(shelf.id, os.fsdecode(longest + b"/a.jpg")) is not None
 
 
 def test_many_files_in_one_batch(shelf: Shelf) -> None:
