@@ -12,7 +12,7 @@ from archiver.catalog.rows import Adopted, FileRow, Holding, NewRecord, State
 from archiver.codec.record import Record
 from archiver.errors import PlaceholderDamaged
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.release import held_name
+from archiver.lifecycle.placeholder import held_name
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops

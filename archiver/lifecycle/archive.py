@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Event, Lock
@@ -34,9 +35,11 @@ from archiver.lifecycle import plan as planning
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.placeholder import source_facts
 from archiver.lifecycle.plan import PlannedAct
 from archiver.lifecycle.recall import render
-from archiver.lifecycle.release import release, source_facts
+from archiver.lifecycle.release import release
+from archiver.lifecycle.rerelease import rerelease
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
 from archiver.tiers import fileops
@@ -63,8 +66,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file read once: everything that encoding and proving it needs, and none of its pixels beyond the working size.
-    """
+    """A file read once: everything that encoding and proving it needs, and none of its pixels beyond the working size."""
 
     task: Task
     inspection: Inspection
@@ -213,9 +215,11 @@ class _Run:
 
     def _release(self, task: Task, fidelity: FidelityReport | None = None) -> None:
         row = self.site.catalog.file(task.row.id)
-        self._tell(
-            self._guard(task, "release", lambda: release(self.site, task.tier, row, task.act.rule, fidelity=fidelity))
-        )
+        if row.state is State.RECALLED:
+            act = partial(rerelease, self.site, task.tier, row, task.act.rule)
+        else:
+            act = partial(release, self.site, task.tier, row, task.act.rule, fidelity=fidelity)
+        self._tell(self._guard(task, "release", act))
 
     # -- verdicts ------------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from archiver import __version__, formats
 from archiver.catalog.rows import FileRow, State
 from archiver.codec.record import Record
 from archiver.errors import ArchiverError, NotReleased, PlaceholderDamaged, from_os_error
-from archiver.formats import Envelope, Kind, Label, Metadata
+from archiver.formats import BLOCK, Envelope, Kind, Label, Metadata
 from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
@@ -30,7 +30,6 @@ from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
-BLOCK = 4096
 _RECALLABLE = (State.RELEASED,)
 
 

@@ -18,6 +18,7 @@ from archiver.formats import Envelope, Kind, Metadata
 from archiver.lifecycle import journal
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.placeholder import placeholder_head
 from archiver.lifecycle.site import Site
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
@@ -61,8 +62,7 @@ def journalled(site: Site, tier: LocalTier, intent: Intent) -> Iterator[None]:
 
 
 def settle(site: Site, tier: LocalTier, intent: Intent) -> str:
-    """Bring file, holding area and catalog of one interrupted act into agreement; says in a word or two what was found.
-    """
+    """Bring file, holding area and catalog of one interrupted act into agreement; says in a word or two what was found."""
     return {
         "release": _settle_release,
         "recall": _settle_recall,
@@ -168,8 +168,6 @@ def _keep_placeholder(site: Site, row: FileRow, fd: int, envelope: Envelope) -> 
         # Later blocks of a head may have been overwritten already: they hold metadata only, and the catalog has that
         # too.
         record_row = site.catalog.record(row.record_id)
-        from archiver.lifecycle.release import placeholder_head
-
         head = placeholder_head(record_row, envelope.source, _metadata_of(site, record_row.id, envelope))
         os.pwrite(fd, head, 0)
         os.fsync(fd)

@@ -11,9 +11,7 @@ import time
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, RecordRow, State
-from archiver.codec import schemes
 from archiver.codec.fidelity import FidelityReport
-from archiver.codec.record import Record
 from archiver.errors import (
     FileModified,
     FileOpen,
@@ -22,28 +20,24 @@ from archiver.errors import (
     Pinned,
     PlaceholderDamaged,
 )
-from archiver.formats import Envelope, Inspection, Kind, SourceFacts
+from archiver.formats import Kind
 from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
+from archiver.lifecycle.expire import expire_file
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.placeholder import held_name, placeholder_head, source_facts
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
-BLOCK = 4096
-
 
 def release(site: Site, tier: LocalTier, row: FileRow, rule: str, *, fidelity: FidelityReport | None = None) -> Outcome:
-    """Release one recorded file, or punch an unmodified recalled one back to its placeholder.
+    """Release one recorded file; its original is held for the grace period, or deleted at once where that is zero.
 
     Raises an ArchiverError (the promise that forbids it, or what broke) or OSError; the file is then whole, as it was.
     """
-    if row.state is State.RECALLED:
-        from archiver.lifecycle.rerelease import rerelease
-
-        return rerelease(site, tier, row, rule)
     if row.state is not State.RECORDED or row.record_id is None:
         raise NotRecorded(path=tier.root / row.path, state=row.state.label)
     record_row = site.catalog.record(row.record_id)
@@ -67,8 +61,6 @@ def release(site: Site, tier: LocalTier, row: FileRow, rule: str, *, fidelity: F
             arrow("release.journalled")
             after = _exchange(site, subject, record_row, head, intent)
     if site.settings.release.grace.total_seconds() == 0:
-        from archiver.lifecycle.expire import expire_file
-
         expire_file(site, tier, row.id)
     return Outcome(
         subject.path,
@@ -79,33 +71,6 @@ def release(site: Site, tier: LocalTier, row: FileRow, rule: str, *, fidelity: F
         record_bytes=len(record_row.payload),
         fidelity=fidelity,
     )
-
-
-def source_facts(subject: Subject, inspection: Inspection, sha256: bytes) -> SourceFacts:
-    """What the original was, as far as a recall must restore it."""
-    return SourceFacts(
-        format=inspection.format,
-        length=subject.stat.st_size,
-        sha256=sha256,
-        width=inspection.width,
-        height=inspection.height,
-        orientation=inspection.orientation,
-        mode=inspection.mode,
-        mtime_ns=subject.stat.st_mtime_ns,
-        inode=subject.stat.st_ino,
-    )
-
-
-def held_name(inode: int, sha256: bytes) -> str:
-    """Name of an original in the holding area; it must tell which file it was even without a catalog."""
-    return f"{inode:x}-{sha256.hex()[:32]}"
-
-
-def placeholder_head(record_row: RecordRow, source: SourceFacts, metadata: formats.Metadata) -> bytes:
-    """The placeholder's bytes up to the hole; read back before they are trusted. Raises PlaceholderDamaged."""
-    preview = schemes.preview(Record.from_bytes(record_row.payload))
-    envelope = Envelope(kind=Kind.PLACEHOLDER, record=record_row.payload, source=source)
-    return formats.build_placeholder(envelope, metadata, preview)
 
 
 def _refuse_what_must_stay(site: Site, subject: Subject, record_row: RecordRow) -> None:

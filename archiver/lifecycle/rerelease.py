@@ -11,6 +11,7 @@ from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.placeholder import placeholder_head
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
@@ -23,8 +24,6 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
     Raises FileModified when a user has edited the generated image (it is a new original then), Pinned, HardLinked,
     FileOpen, OSError.
     """
-    from archiver.lifecycle.release import placeholder_head
-
     with hold(tier, row, os.O_RDWR) as subject:
         if subject.stat.st_nlink != 1:
             raise HardLinked(path=subject.path, links=subject.stat.st_nlink)

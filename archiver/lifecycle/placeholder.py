@@ -1,0 +1,37 @@
+"""What stands for an original: the facts it keeps, its head, and the name that its original is held by."""
+
+from __future__ import annotations
+
+from archiver import formats
+from archiver.catalog.rows import RecordRow
+from archiver.codec import schemes
+from archiver.codec.record import Record
+from archiver.formats import Envelope, Inspection, Kind, SourceFacts
+from archiver.lifecycle.subject import Subject
+
+
+def source_facts(subject: Subject, inspection: Inspection, sha256: bytes) -> SourceFacts:
+    """What the original was, as far as a recall must restore it."""
+    return SourceFacts(
+        format=inspection.format,
+        length=subject.stat.st_size,
+        sha256=sha256,
+        width=inspection.width,
+        height=inspection.height,
+        orientation=inspection.orientation,
+        mode=inspection.mode,
+        mtime_ns=subject.stat.st_mtime_ns,
+        inode=subject.stat.st_ino,
+    )
+
+
+def held_name(inode: int, sha256: bytes) -> str:
+    """Name of an original in the holding area; it must tell which file it was even without a catalog."""
+    return f"{inode:x}-{sha256.hex()[:32]}"
+
+
+def placeholder_head(record_row: RecordRow, source: SourceFacts, metadata: formats.Metadata) -> bytes:
+    """The placeholder's bytes up to the hole; read back before they are trusted. Raises PlaceholderDamaged."""
+    preview = schemes.preview(Record.from_bytes(record_row.payload))
+    envelope = Envelope(kind=Kind.PLACEHOLDER, record=record_row.payload, source=source)
+    return formats.build_placeholder(envelope, metadata, preview)
