@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import Connection, bindparam, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, text, update
 
 from archiver.catalog.rows import Act, Version
 from archiver.catalog.store import PAGE, Store
@@ -192,17 +192,20 @@ class Ledger:
 
     def _number_of(self, table: type[Rule] | type[Profile], column: Any, value: str | bytes) -> int:
         if value not in self._numbers:
-            number = self.connection.scalar(select(table.id).where(column == value))
+            known = select(table.id).where(column == value)
+            number = self.connection.scalar(known)
             if number is None:
-                fresh = insert(table).values({column.key: value}).returning(table.id)
-                number = self.connection.execute(fresh).scalar_one()
+                # Another process may be adding it at this moment; then its number is the one.
+                fresh = f"INSERT INTO {table.__tablename__} ({column.key}) VALUES (:value) ON CONFLICT DO NOTHING"
+                self.connection.execute(text(fresh), {"value": value})
+                number = self.connection.execute(known).scalar_one()
             self._numbers[value] = number
         return self._numbers[value]
 
 
-def _storable(text: str) -> str:
+def _storable(detail: str) -> str:
     """Text that both databases take: a message may quote a name that is not UTF-8, or a NUL."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    return detail.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 class Recorder(Store):

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
-from sqlalchemy import delete, insert, or_, select
+from sqlalchemy import delete, or_, select, text
 
 from archiver.catalog.ledger import Recorder
 from archiver.catalog.rows import Act, Pin
 from archiver.catalog.tables import Pinned
+
+_PIN = text(
+    "INSERT INTO pin (tier_id, path, subtree) VALUES (:tier, :path, :subtree)"
+    " ON CONFLICT (tier_id, path) DO UPDATE SET subtree = excluded.subtree"
+)
 
 
 class Pins(Recorder):
@@ -17,9 +23,7 @@ class Pins(Recorder):
     def pin(self, tier_id: int, path: str, *, subtree: bool = False) -> None:
         """Pin a file, or with `subtree` a directory and all below it (`""`: the whole tier)."""
         with self._change() as ledger:
-            connection = ledger.connection
-            connection.execute(delete(Pinned).where(Pinned.tier_id == tier_id, Pinned.path == path))
-            connection.execute(insert(Pinned).values(tier_id=tier_id, path=path, subtree=subtree))
+            ledger.connection.execute(_PIN, {"tier": tier_id, "path": os.fsencode(path), "subtree": subtree})
             ledger.tell(Act.PINNED, tier_id=tier_id, path=path, detail="subtree" if subtree else "")
 
     def unpin(self, tier_id: int, path: str) -> bool:

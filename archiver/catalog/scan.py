@@ -31,6 +31,7 @@ from archiver.catalog.tables import Directory, File, Gone, Recalled, signed64
 
 _DIRECTORIES = select(Directory.id, Directory.path, Directory.fingerprint)
 _TOP = 1 << 63
+_SCAN_LOCK = 0x7363616E  # "scan"; advisory locks are told apart by number, within one database
 _SPOKEN_FOR = (State.RECORDED, State.RELEASED, State.RECALLED)
 
 _TOGETHER = 50
@@ -99,11 +100,14 @@ class ScanWriter(Recorder):
         given = len(changes)
         changes = [change for change in changes if len(change.path) <= LONGEST_PATH]
         with self._change() as ledger:
+            if not self.is_sqlite:
+                # One writer of a tier's new files and directories at a time; SQLite has only one of anything.
+                ledger.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s, %s)", (_SCAN_LOCK, tier_id))
             numbers, fresh = _number_directories(ledger.connection, tier_id, changes)
             new, changed = _sort_new(ledger.connection, numbers, fresh, changes)
             changed += [pair for change in changes for pair in change.changed]
             applied = Applied(new=_insert_files(ledger, tier_id, new), too_deep=given - len(changes))
-            for page in pages(changed):
+            for page in pages(sorted(changed)):
                 applied = applied.plus(_update_files(ledger, page))
             for missing in pages(file_id for change in changes for file_id in change.missing):
                 applied = applied.plus(_lose_files(ledger, missing))

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import RowMapping, delete, insert, select, update
+from sqlalchemy import RowMapping, delete, insert, select, text, update
 
 from archiver.catalog.ledger import Recorder
 from archiver.catalog.rows import Act, State, TierRow
 from archiver.catalog.tables import Counter, Setting, Tier
 from archiver.errors import NotTracked
+
+_SET = text(
+    "INSERT INTO setting (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
 
 
 class Tiers(Recorder):
@@ -21,8 +25,12 @@ class Tiers(Recorder):
         A new `root` is taken over; a stored `identity` never is: where the returned one differs from what the tier says
         of itself, another filesystem is mounted there, and the caller must not read it as deleted files.
         """
+        named = select(Tier.__table__).where(Tier.name == name)
         with self._write() as connection:
-            row = connection.execute(select(Tier.__table__).where(Tier.name == name)).mappings().one_or_none()
+            row = connection.execute(named).mappings().one_or_none()
+            if row is None and not self.is_sqlite:
+                connection.exec_driver_sql("LOCK TABLE tier IN SHARE ROW EXCLUSIVE MODE")  # another may be making it
+                row = connection.execute(named).mappings().one_or_none()
             if row is None:
                 values = {"name": name, "kind": kind, "root": root, "identity": identity}
                 fresh = insert(Tier).values(values | {"reachable": True, "held_files": 0, "held_bytes": 0})
@@ -80,9 +88,10 @@ class Tiers(Recorder):
     def set_setting(self, key: str, value: str | None) -> None:
         """Leave a small fact for later processes; None takes it away."""
         with self._write() as connection:
-            connection.execute(delete(Setting).where(Setting.key == key))
-            if value is not None:
-                connection.execute(insert(Setting).values(key=key, value=value))
+            if value is None:
+                connection.execute(delete(Setting).where(Setting.key == key))
+            else:
+                connection.execute(_SET, {"key": key, "value": value})
 
 
 def tier_row(row: RowMapping | Any) -> TierRow:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
+from multiprocessing.synchronize import Barrier
 
 import pytest
 from fixtures_catalog import Shelf, found
 from sqlalchemy.exc import IntegrityError
 
+from archiver.catalog import Catalog
 from archiver.catalog.rows import LONGEST_PATH, Act, Applied, DirectoryChange, State
 
 ODD_NAMES = [b"\xff\xfe.jpg", "ä.jpg".encode(), b"line\nbreak.jpg", b"quote'\".jpg", b"back\\slash %_.jpg", b" .jpg"]
@@ -164,6 +167,29 @@ def test_a_directory_too_deep_to_be_indexed_is_left_out_and_holds_nothing_up(she
     assert apply(shelf, *deep, DirectoryChange(b"", new=[found("b.jpg")])) == Applied(new=2, too_deep=1)
     assert shelf.counted() == {"resident": 2}
     assert shelf.catalog.find(shelf.id, os.fsdecode(longest + b"/a.jpg")) is not None
+
+
+def _scan_too(url: str, barrier: Barrier) -> None:
+    with Catalog.open(url) as catalog:
+        barrier.wait()
+        tier = catalog.ensure_tier("new", "local", "/srv/new")
+        for number in range(10):
+            seen = [found(f"{name}.jpg") for name in range(20)]
+            catalog.apply_changes(tier.id, [DirectoryChange(b"a/%d/b" % number, new=seen)])
+            catalog.set_setting("scan", str(number))
+            catalog.pin(tier.id, "a", subtree=True)
+
+
+def test_two_scanners_of_one_tier_find_every_file_once(catalog: Catalog, catalog_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(2)
+    processes = [context.Process(target=_scan_too, args=(catalog_url, barrier)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert Shelf(catalog, "new").counted() == {"resident": 200}
 
 
 def test_many_files_in_one_batch(shelf: Shelf) -> None:
