@@ -10,9 +10,8 @@ import time
 from archiver import formats
 from archiver.catalog.rows import Adopted, FileRow, Holding, NewRecord, State
 from archiver.codec.record import Record
-from archiver.errors import PlaceholderDamaged
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.placeholder import held_name
+from archiver.lifecycle.placeholder import held_name, read_carried
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
@@ -26,13 +25,7 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
     """
     with hold(tier, row) as subject:
         subject.require_unchanged()
-        with subject.reader() as file:
-            envelope = formats.read_envelope(file)
-            metadata = formats.read_metadata(file)
-        if envelope is None:
-            raise PlaceholderDamaged(path=subject.path, problem="it carries no record")
-        if envelope.source.length != subject.stat.st_size:
-            raise PlaceholderDamaged(path=subject.path, problem="its length is not that of the original it stands for")
+        envelope, metadata = read_carried(subject, *formats.Kind)
         record = Record.from_bytes(envelope.record)
         placeholder = envelope.kind is formats.Kind.PLACEHOLDER
         site.catalog.adopt(

@@ -6,7 +6,8 @@ from archiver import formats
 from archiver.catalog.rows import RecordRow
 from archiver.codec import schemes
 from archiver.codec.record import Record
-from archiver.formats import Envelope, Inspection, Kind, SourceFacts
+from archiver.errors import PlaceholderDamaged
+from archiver.formats import Envelope, Inspection, Kind, Metadata, SourceFacts
 from archiver.lifecycle.subject import Subject
 
 
@@ -30,8 +31,19 @@ def held_name(inode: int, sha256: bytes) -> str:
     return f"{inode:x}-{sha256.hex()[:32]}"
 
 
-def placeholder_head(record_row: RecordRow, source: SourceFacts, metadata: formats.Metadata) -> bytes:
+def placeholder_head(record_row: RecordRow, source: SourceFacts, metadata: Metadata) -> bytes:
     """The placeholder's bytes up to the hole; read back before they are trusted. Raises PlaceholderDamaged."""
     preview = schemes.preview(Record.from_bytes(record_row.payload))
     envelope = Envelope(kind=Kind.PLACEHOLDER, record=record_row.payload, source=source)
     return formats.build_placeholder(envelope, metadata, preview)
+
+
+def read_carried(subject: Subject, *kinds: Kind) -> tuple[Envelope, Metadata]:
+    """What a placeholder or a generated image carries. Raises PlaceholderDamaged, EnvelopeDamaged, OSError."""
+    with subject.reader() as file:
+        envelope = formats.read_envelope(file)
+        if envelope is None or envelope.kind not in kinds:
+            raise PlaceholderDamaged(path=subject.path, problem=f"it carries no {' or '.join(kinds)} record")
+        if envelope.source.length != subject.stat.st_size:
+            raise PlaceholderDamaged(path=subject.path, problem="its length is not that of the original it stands for")
+        return envelope, formats.read_metadata(file)

@@ -25,6 +25,7 @@ from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.placeholder import read_carried
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
@@ -108,15 +109,9 @@ def _open(site: Site, batch: Sequence[tuple[LocalTier, FileRow]], tell: Listener
 def _read_placeholder(site: Site, subject: Subject) -> tuple[Envelope, Metadata]:
     """The placeholder's envelope, checked against the catalog. Raises FileModified, PlaceholderDamaged."""
     subject.require_unchanged()
-    with subject.reader() as file:
-        envelope = formats.read_envelope(file)
-        metadata = formats.read_metadata(file)
-    if envelope is None or envelope.kind is not Kind.PLACEHOLDER:
-        raise PlaceholderDamaged(path=subject.path, problem="it carries no placeholder's record")
+    envelope, metadata = read_carried(subject, Kind.PLACEHOLDER)
     if subject.row.record_id is None or site.catalog.record(subject.row.record_id).payload != envelope.record:
         raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
-    if envelope.source.length != subject.stat.st_size:
-        raise PlaceholderDamaged(path=subject.path, problem="its length is not that of the original")
     return envelope, metadata
 
 

@@ -11,7 +11,7 @@ from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.placeholder import placeholder_head
+from archiver.lifecycle.placeholder import placeholder_head, read_carried
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
@@ -65,9 +65,4 @@ def _generated(site: Site, subject: Subject) -> tuple[formats.Envelope, formats.
     subject.require_unchanged()
     if fileops.sha256_of(subject.fd) != site.catalog.recalled_hash(subject.row.id):
         raise FileModified(path=subject.path, state=subject.row.state.label)
-    with subject.reader() as file:
-        envelope = formats.read_envelope(file)
-        metadata = formats.read_metadata(file)
-    if envelope is None or envelope.kind is not formats.Kind.GENERATED:
-        raise PlaceholderDamaged(path=subject.path, problem="the recalled image carries no record")
-    return envelope, metadata
+    return read_carried(subject, formats.Kind.GENERATED)

@@ -13,6 +13,7 @@ from archiver.codec import schemes
 from archiver.codec.record import Record
 from archiver.errors import ArchiverError, HeldOriginalDamaged, PlaceholderDamaged, from_os_error
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.placeholder import read_carried
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
@@ -104,12 +105,8 @@ def _verify_one(site: Site, row: FileRow, decode: bool, pace: Pace) -> Outcome:
 def check_placeholder(subject: Subject, payload: bytes) -> None:
     """That what stands there carries this very record. Raises FileModified, PlaceholderDamaged, EnvelopeDamaged."""
     subject.require_unchanged()
-    with subject.reader() as file:
-        envelope = formats.read_envelope(file)
-        formats.read_metadata(file)
-    wanted = formats.Kind.PLACEHOLDER if subject.row.state is State.RELEASED else formats.Kind.GENERATED
-    if envelope is None or envelope.kind is not wanted:
-        raise PlaceholderDamaged(path=subject.path, problem=f"it carries no {wanted} record")
+    released = subject.row.state is State.RELEASED
+    envelope, _ = read_carried(subject, formats.Kind.PLACEHOLDER if released else formats.Kind.GENERATED)
     if envelope.record != payload:
         raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
 
