@@ -1,4 +1,5 @@
-"""Proof that what is kept can be given back: records decode, placeholders are whole, held originals match their hashes."""
+"""Proof that what is kept can be given back: records decode, placeholders are whole, held originals match their hashes.
+"""
 
 from __future__ import annotations
 
