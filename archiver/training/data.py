@@ -58,7 +58,7 @@ class Photos:
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
     """Bytes (B, H, W, 3) to (B, 3, H, W) in [-1, 1], channels last in memory."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def to_pixels(pictures: Tensor) -> NDArray[np.uint8]:
