@@ -79,7 +79,7 @@ class ConfigExists(ArchiverError):
     """{path} is there already and is never overwritten"""
 
     exit_code = 2
-    hint = "Add a [[tier]] to it, or name another file with --config; `archiver init` without a folder creates what it names."
+    hint = "Add a [[tier]] to it, or name another file with --config; `archiver init` alone creates what it names."
 
 
 class DemoFolderTaken(ArchiverError):
@@ -93,7 +93,7 @@ class DemoWithoutPhotographs(ArchiverError):
     """no photographs in {where}"""
 
     exit_code = 2
-    hint = "Name a folder that has some (`archiver demo DIR`), or `pip install 'archiver[demo]'` for a few that anybody may use."
+    hint = "Name a folder that has some (`archiver demo DIR`), or `pip install 'archiver[demo]'` for a few free ones."
 
 
 class TierUnknown(ArchiverError):
@@ -314,6 +314,20 @@ class ProfileInvalid(ArchiverError):
 
     exit_code = 6
     hint = "This version cannot use that profile: `archiver models import` a whole one, or upgrade archiver."
+
+
+class TrainingDataMissing(ArchiverError):
+    """no tar file of photographs in {path}"""
+
+    exit_code = 6
+    hint = "Put WebP photographs into .tar files in that folder; docs/training.md says more."
+
+
+class TrainingStageMissing(ArchiverError):
+    """{path} is missing: the stage {stage} has not run"""
+
+    exit_code = 6
+    hint = "Run `archiver train --stage all`, or the missing stage first."
 
 
 class ProfileInUse(ArchiverError):

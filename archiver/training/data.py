@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from archiver.errors import TrainingDataMissing
+
 _HELD_OUT_ONE_IN = 50
 
 
@@ -75,11 +77,11 @@ def _decode(data: bytes, side: int) -> NDArray[np.uint8]:
 def load_photos(data: Path, cache: Path, side: int) -> Photos:
     """Photographs of the tar shards in the folder `data`; decoded into `cache` on first use, mapped afterwards.
 
-    Raises FileNotFoundError when `data` holds no shard.
+    Raises TrainingDataMissing when `data` holds no shard.
     """
     shards = sorted(data.glob("*.tar"))
     if not shards:
-        raise FileNotFoundError(f"no tar shard in {data}")
+        raise TrainingDataMissing(path=data)
     pixel_file, name_file = cache / "photos.npy", cache / "photos.txt"
     if not name_file.exists():  # written last: its presence says that the pixels are complete
         cache.mkdir(parents=True, exist_ok=True)

@@ -161,7 +161,7 @@ def cache_latents(photos: Photos, out: Path) -> None:
 
 
 def load_features(out: Path) -> Features:
-    """Map the cached arrays. Raises FileNotFoundError when the `features` stage has not run."""
+    """Map the cached arrays that the `features` stage wrote."""
     names = ("latents", "embeddings", "labels", "colours")
     return Features(*(np.load(out / f"{name}.npy", mmap_mode="r") for name in names))
 

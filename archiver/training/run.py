@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from archiver.errors import TrainingStageMissing
 from archiver.models.embedded.profile import EmbeddedModels, ProfileMeta, init_random, load_embedded, save_profile
 from archiver.training.autoencoder import train_autoencoder
 from archiver.training.data import load_photos
@@ -56,7 +57,7 @@ def train(
     one of them must be given for a stage that trains. A stage that was cut off goes on from its last checkpoint; a
     finished one is not repeated. `export` writes the profile to `weights` (default `out/profile`), `report` judges
     that profile on held-out photographs.
-    Raises FileNotFoundError (no shard, or an earlier stage has not run) and ValueError (no limit, unknown stage).
+    Raises TrainingDataMissing, TrainingStageMissing, ModelsNotInstalled, and ValueError (no limit, unknown stage).
     """
     stages = list(Stage) if stage == "all" else [Stage(stage)]
     trains = {Stage.AUTOENCODER, Stage.DENOISER} & set(stages)
@@ -69,6 +70,7 @@ def train(
     photos = load_photos(data, out, long_side)
     for part in stages:
         log.info("stage %s", part)
+        _require_earlier_stage(part, out)
         budget = Budget(steps, None if minutes is None else minutes * shares.get(part, 1.0))
         match part:
             case Stage.AUTOENCODER:
@@ -83,6 +85,18 @@ def train(
             case Stage.REPORT:
                 for row in write_report(load_embedded(weights or out / "profile"), photos, out):
                     log.info("%s", row)
+
+
+def _require_earlier_stage(stage: Stage, out: Path) -> None:
+    needed = {
+        Stage.FEATURES: (Stage.AUTOENCODER, "autoencoder.safetensors"),
+        Stage.DENOISER: (Stage.FEATURES, "latent_scale.safetensors"),
+        Stage.EXPORT: (Stage.DENOISER, "denoiser.safetensors"),
+    }
+    if stage in needed:
+        earlier, name = needed[stage]
+        if not (out / name).exists():
+            raise TrainingStageMissing(path=out / name, stage=earlier)
 
 
 def export(out: Path, weights: Path, name: str, licence: str, long_side: int = _LONG_SIDE) -> ProfileMeta:

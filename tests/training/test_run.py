@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from archiver.errors import TrainingDataMissing, TrainingStageMissing
 from archiver.models.embedded import load_embedded
 from archiver.training.data import Photos, held_out, load_photos, shard_members, to_pixels, to_tensor
 from archiver.training.features import load_features, visual_words, whitening
@@ -46,8 +47,16 @@ def test_training_without_a_limit_or_without_photographs_is_refused(shards: Path
         train(shards, tmp_path, "autoencoder")
     with pytest.raises(ValueError, match="nonsense"):
         train(shards, tmp_path, "nonsense", steps=1)
-    with pytest.raises(FileNotFoundError, match="no tar shard"):
+    with pytest.raises(TrainingDataMissing, match="no tar file"):
         train(tmp_path, tmp_path / "out", "autoencoder", steps=1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "earlier"), [("features", "autoencoder"), ("denoiser", "features"), ("export", "denoiser")]
+)
+def test_a_stage_without_its_predecessor_names_it(shards: Path, tmp_path: Path, stage: str, earlier: str) -> None:
+    with pytest.raises(TrainingStageMissing, match=f"stage {earlier} has not run"):
+        train(shards, tmp_path, stage, steps=1, long_side=64)
 
 
 def test_held_out_photographs_are_never_trained_on(shards: Path, tmp_path: Path) -> None:
