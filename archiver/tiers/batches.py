@@ -61,8 +61,8 @@ class Batches:
             self.applied = self.applied.plus(writing.result())
 
     def __enter__(self) -> Self:
-        # Hundreds of thousands of tuples live until their batch is written. The collector would look for garbage among all
-        # that the program has loaded for every few ten thousand of them, a tenth of a first scan (benchmarks/scan.py).
+        # Hundreds of thousands of tuples live until their batch is written. For every few ten thousand of them the
+        # collector would go through all that the program has loaded: a tenth of a first scan (benchmarks/scan.py).
         gc.freeze()
         return self
 

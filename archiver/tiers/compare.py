@@ -1,7 +1,7 @@
 """How one directory differs from what the catalog knows of it.
 
 A listing is old the moment it is read, and an archiver process may exchange a file meanwhile. So nothing is called
-changed or missing before it was looked at again, with no act on it under way and the catalog still saying what it said.
+changed or missing before it was looked at again, with no act on it under way.
 """
 
 from __future__ import annotations
@@ -84,9 +84,12 @@ class Comparison:
             missing = [row for row in rows.values() if row.state != State.GONE and not _is(stat.S_ISREG, fd, row.name)]
             vanished = _vanished(fd, children, listing)
         if changed or missing:
-            settled = self._settled(known, [row for row, _ in changed] + missing)
-            sure = [(row, there) for row, there in changed if row.id in settled and _is_still(fd, there)]
-            gone = [row for row in missing if row.id in settled]
+            # An act is in the tier's journal before it touches the file and until the catalog knows of it. So, in this
+            # order: one under way is in the journal; of one that is over the file tells, which then is not as listed;
+            # and one that begins later finds that the file is not the catalog's.
+            under_way = self._tier.inodes_under_way()
+            sure = [(row, there) for row, there in changed if row.inode not in under_way and _is_still(fd, there)]
+            gone = [row for row in missing if row.inode not in under_way]
             if len(sure) + len(gone) != len(changed) + len(missing):
                 fingerprint = None  # somebody is at work here: the next scan looks again
             changed, missing = sure, gone
@@ -100,17 +103,6 @@ class Comparison:
             vanished=vanished,
         )
         return Difference(change, accesses)
-
-    def _settled(self, known: DirectoryRow, suspects: list[Known]) -> set[int]:
-        """Those of the rows (by id) that no act is changing now or has changed since they were read.
-
-        An act is noted in the tier's journal before it touches the file and until the catalog has it. So one that has
-        begun is in the journal, or its outcome is in the catalog; one that begins later looks at the file itself and
-        finds that it is not the catalog's.
-        """
-        under_way = self._tier.inodes_under_way()
-        again = {row.id: row for row in self._catalog.files_in(known.id)}
-        return {row.id for row in suspects if row.inode not in under_way and again.get(row.id) == row}
 
 
 def _vanished(fd: int, children: Iterable[DirectoryRow], listing: Listing) -> list[int]:

@@ -102,10 +102,7 @@ class LocalTier:
 
     def expect(self, identity: str | None) -> None:
         """Tell what the catalog remembers as this tier's identity; None before the first scan."""
-        with self._opening:
-            self._expected = Identity.parse(identity) if identity else None
-            if self._expected and self._root_fd is not None and not Identity.of(self._root_fd).is_same(self._expected):
-                self.close()  # opened before the tier's disk was mounted over it
+        self._expected = Identity.parse(identity) if identity else None
 
     @property
     def root_fd(self) -> int:
@@ -180,11 +177,14 @@ class LocalTier:
 
     def inodes_under_way(self) -> frozenset[int]:
         """Inodes of the files that an act of some process is changing right now. Raises TierUnreachable, OSError."""
-        if not self.has_area():
+        try:
+            fd = fileops.open_directory(self.root_fd, f"{AREA}/journal")
+        except FileNotFoundError:
             return frozenset()
-        return frozenset(
-            int(name.partition("-")[0], 16) for name in os.listdir(self.journal_fd) if not name.startswith(".")
-        )
+        try:
+            return frozenset(int(name.partition("-")[0], 16) for name in os.listdir(fd) if not name.startswith("."))
+        finally:
+            os.close(fd)
 
     def _own_directory(self, name: str, parent: Callable[[], int]) -> int:
         with self._opening:

@@ -30,7 +30,7 @@ def scan(
     """Scan a whole tier. Once `stop` is set it ends after the directory at hand; what it saw until then is kept.
 
     Raises TierUnreachable (also where the tier vanishes meanwhile: nothing is gone then), TierBeingScanned,
-    CatalogUnavailable.
+    CatalogUnavailable, or what from_os_error makes of a failing disk.
     """
     walk = Walk(catalog, tier, progress, stop)
     with walk.reachable():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -13,13 +14,15 @@ from pathlib import Path
 
 from archiver.catalog import Catalog
 from archiver.catalog.rows import DirectoryRow
-from archiver.errors import TierBeingScanned, TierUnreachable
+from archiver.errors import TierBeingScanned, TierUnreachable, from_os_error
 from archiver.tiers import fileops
 from archiver.tiers.batches import Batches
 from archiver.tiers.compare import Comparison, as_new
 from archiver.tiers.listing import Exclusion, Listing, Skip, list_directory
 from archiver.tiers.local import LocalTier
 from archiver.tiers.report import Progress, ScanReport, Tally
+
+_NO_AREA = (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOSPC, errno.EDQUOT)
 
 
 class Walk:
@@ -57,6 +60,8 @@ class Walk:
         except TierUnreachable as error:
             self._catalog.mark_reachable(self.tier_id, False, error.message)
             raise
+        except OSError as error:
+            raise from_os_error(error, self._tier.root) from error
         self._catalog.mark_reachable(self.tier_id, True)
 
     def is_blank(self) -> bool:
@@ -153,10 +158,12 @@ def alone(tier: LocalTier) -> Iterator[None]:
     Raises TierBeingScanned, TierUnreachable.
     """
     try:
+        # Opened anew: of one description, flock would let every thread in.
         fd = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=tier.area_fd)
-    except OSError:
-        # No area can be made here (read-only, not ours): nothing is ever released here either, so no two can disagree.
-        yield
+    except OSError as error:
+        if error.errno not in _NO_AREA:
+            raise
+        yield  # where there cannot even be an area nothing is ever released, so that no two scans can disagree
         return
     try:
         try:

@@ -22,11 +22,8 @@ from collections.abc import Callable
 from archiver.catalog import Catalog
 from archiver.errors import (
     ArchiverError,
-    CatalogUnavailable,
     TierBeingScanned,
     TierNotScanned,
-    TierUnreachable,
-    WatchLimit,
     from_os_error,
 )
 from archiver.tiers.agenda import Agenda, Due, Timing
@@ -110,7 +107,7 @@ class Watcher:
                 identity = self._tier.check()
                 with Watches(self._tier) as watches:
                     self._listen(watches, identity)
-            except (TierUnreachable, WatchLimit, OSError) as error:
+            except (ArchiverError, OSError) as error:
                 self._complain(error)
                 self._stop.wait(self._timing.retry)
 
@@ -187,7 +184,7 @@ class Watcher:
                 self._do(due)
             except TierBeingScanned:
                 self._agenda.put_back(due)
-            except (TierUnreachable, CatalogUnavailable, OSError) as error:
+            except (ArchiverError, OSError) as error:
                 self._complain(error)
                 self._agenda.put_back(due)
             else:

@@ -260,6 +260,17 @@ def test_punch_gives_blocks_back_and_keeps_the_length(folder: Path) -> None:
     os.close(fd)
 
 
+def test_punching_from_an_offset_frees_the_last_block_too(folder: Path) -> None:
+    fd = opened(folder / "a.jpg")
+    os.write(fd, b"x" * 70_001)
+    os.fsync(fd)
+    fileops.punch_from(fd, 4096)
+    os.fsync(fd)
+    assert fileops.allocated_bytes(fd) == 4096
+    assert os.fstat(fd).st_size == 70_001
+    os.close(fd)
+
+
 def test_the_hash_is_that_of_the_whole_file_and_moves_nothing(folder: Path) -> None:
     fd = opened(folder / "a.jpg")
     content = os.urandom(3 * (1 << 20) + 17)

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures_fs import Disk, need_root, run
+from fixtures_fs import Disk, FaultyDisk, need_root, run
 from sqlalchemy import event
 
 from archiver.catalog import Catalog
 from archiver.catalog.rows import Act, Applied, FileRow, State
 from archiver.config import TierSettings
-from archiver.errors import TierBeingScanned, TierNotScanned, TierUnreachable
+from archiver.errors import InputOutputError, TierBeingScanned, TierNotScanned, TierUnreachable
 from archiver.tiers import fileops, walk
 from archiver.tiers.listing import Listing, Skip
 from archiver.tiers.local import LocalTier
@@ -351,7 +351,12 @@ def test_an_empty_folder_is_not_taken_for_a_tier(
 
 
 def test_mounts_inside_a_tier_are_left_alone_and_hide_nothing(
-    catalog: Catalog, tier: LocalTier, files: Files, put: Put, private_mounts: None
+    catalog: Catalog,
+    tier: LocalTier,
+    files: Files,
+    put: Put,
+    private_mounts: None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for path in ("disk/a.jpg", "bound/b.jpg", "elsewhere/c.jpg"):
         put(path)
@@ -366,8 +371,11 @@ def test_mounts_inside_a_tier_are_left_alone_and_hide_nothing(
     assert states(files) == dict.fromkeys(
         ["disk/a.jpg", "bound/b.jpg", "elsewhere/c.jpg", "elsewhere/d.jpg"], "resident"
     )
-    run("umount", tier.root / "disk")
     run("umount", tier.root / "bound")
+    monkeypatch.setattr(walk, "mounts_below", lambda _root: frozenset())  # as for a subvolume of btrfs
+    report = scan(catalog, tier)
+    assert report.skipped == {Skip.MOUNT: 1} and report.changes == Applied()
+    run("umount", tier.root / "disk")
 
 
 def as_user(user: int, body: Callable[[], None]) -> None:
@@ -580,3 +588,41 @@ def test_progress_tells_where_the_scan_is(catalog: Catalog, tier: LocalTier, put
     scan(catalog, tier, progress=heard.append)
     assert heard[-1] == Progress(files=3, directories=3, path="b")
     assert "3 files in 3 folders: 3 new; 0 warnings" in [row.detail for row in catalog.audit_rows()]
+
+
+def test_a_read_only_or_full_disk_is_scanned_all_the_same(catalog: Catalog, small_disk: Disk) -> None:
+    (small_disk.path / "a.jpg").touch()
+    small_disk.remount("ro")
+    tier = LocalTier(TierSettings(name="photos", path=small_disk.path))
+    assert scan(catalog, tier).changes == Applied(new=1)
+    assert scan(catalog, tier).changes == Applied()
+    tier.close()
+    small_disk.remount("rw")
+    (small_disk.path / "b.jpg").touch()
+    small_disk.fill()
+    assert scan(catalog, tier).changes == Applied(new=1)
+    tier.close()
+
+
+def test_a_disk_that_fails_is_a_named_error_and_nothing_is_gone(
+    catalog: Catalog, faulty_disk: FaultyDisk, tmp_path: Path
+) -> None:
+    for name in ("1/a.jpg", "2/b.jpg"):
+        (faulty_disk.path / name).parent.mkdir()
+        (faulty_disk.path / name).touch()
+    tier = LocalTier(TierSettings(name="photos", path=faulty_disk.path))
+    scan(catalog, tier)
+    tier.close()
+    run("umount", faulty_disk.path)  # and with it all that the kernel has in memory
+    run("mount", "-o", "loop", tmp_path / "faulty-device" / "disk", faulty_disk.path)
+    faulty_disk.fail_everything("read")
+    try:
+        report = scan(catalog, tier)
+        assert report.warned and report.changes == Applied()
+    except (TierUnreachable, InputOutputError):
+        pass  # depending on what the kernel still had in memory
+    finally:
+        faulty_disk.heal()
+    assert {row.state for row in catalog.stream_files(None)} == {State.RESIDENT}
+    assert scan(catalog, tier).changes == Applied()
+    tier.close()

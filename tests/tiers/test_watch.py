@@ -102,6 +102,21 @@ def test_whole_trees_that_come_move_and_go_are_followed(
         watched.until(lambda: present(files) == {"a.jpg"})
 
 
+def test_what_was_moved_out_of_the_tier_is_watched_no_longer(
+    catalog: Catalog, folder: Path, put: Put, watch: Callable[..., Watched]
+) -> None:
+    put("tier/2019/sub/a.jpg")
+    tier = LocalTier(TierSettings(name="photos", path=folder / "tier"))
+    with watch(tier) as watched:
+        (folder / "tier/2019").rename(folder / "outside")
+        assert watched.reports.get(timeout=NEVER).changes.gone == 1
+        put("outside/sub/b.jpg")
+        put("tier/c.jpg")
+        assert watched.reports.get(timeout=NEVER).changes.new == 1
+        assert watched.reports.empty()
+    tier.close()
+
+
 def test_only_images_and_folders_wake_it(
     catalog: Catalog, tier: LocalTier, files: Files, put: Put, watch: Callable[..., Watched], tmp_path: Path
 ) -> None:
