@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import sys
 from collections.abc import Generator, Iterator
 
@@ -49,7 +50,8 @@ def install(machine: Machine) -> None:
     # This checkout may lie in /tmp, and PrivateTmp= would hide it, or in a folder of root's, closed to others.
     shown = python_folders()
     machine.write(f"{DROPINS}/checkout.conf", f"[Service]\nBindReadOnlyPaths={' '.join(map(str, shown))}\n")
-    machine.run("chmod", "o+x", *sorted({str(parent) for folder in shown for parent in folder.parents}))
+    closed = {parent for folder in shown for parent in folder.parents if not parent.stat().st_mode & stat.S_IXOTH}
+    machine.run("chmod", "o+x", "/", *closed)
     machine.run("systemctl", "enable", unit)
 
 
