@@ -51,26 +51,26 @@ def run(settings: Settings, path: Path | None = None) -> None:
     with signals.installed():
         while True:
             with open_site(settings) as site, site.catalog.instance_lock():
-                again = _serve(site, signals, notifier)
-            if not again:
+                _serve(site, signals, notifier)
+            # Cleared before anything is looked at: a signal that comes from here on wakes the next round.
+            signals.wake.clear()
+            if signals.stop.is_set():
                 return
             settings = _reload(settings, path)
             logs.configure(settings.log)
 
 
 class _Signals:
-    """What the process was asked to do; set by handlers, waited for by the main thread."""
+    """What the process was asked to do, waited for by the main thread: `wake` alone asks for a reload."""
 
     def __init__(self) -> None:
         self.wake = threading.Event()
         self.stop = threading.Event()
-        self.reload = threading.Event()
 
     @contextmanager
     def installed(self) -> Iterator[None]:
-        handlers = {signal.SIGTERM: self.stop, signal.SIGINT: self.stop, signal.SIGHUP: self.reload}
-        before = {number: signal.signal(number, self._handle) for number in handlers}
-        self._events = handlers
+        heeded = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        before = {number: signal.signal(number, self._handle) for number in heeded}
         try:
             yield
         finally:
@@ -78,14 +78,13 @@ class _Signals:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        self._events[signal.Signals(number)].set()
+        if number != signal.SIGHUP:
+            self.stop.set()
         self.wake.set()
 
 
-def _serve(site: Site, signals: _Signals, notifier: Notifier) -> bool:
-    """Run the jobs until a signal; True when it asked for a reload."""
-    signals.wake.clear()
-    signals.reload.clear()
+def _serve(site: Site, signals: _Signals, notifier: Notifier) -> None:
+    """Run the jobs until a signal."""
     jobs = _Jobs(site)
     with ExitStack() as resources:
         jobs.log(reconcile(site, jobs.hear), "reconcile")
@@ -103,10 +102,12 @@ def _serve(site: Site, signals: _Signals, notifier: Notifier) -> bool:
             # it.
             if scheduler.running and jobs.alive():
                 notifier.watchdog()
-        again = signals.reload.is_set() and not signals.stop.is_set()
-        notifier.reloading() if again else notifier.stopping()
-        _LOG.info("reloading" if again else "stopping")
-    return again
+        if signals.stop.is_set():
+            notifier.stopping()
+            _LOG.info("stopping")
+        else:
+            notifier.reloading()
+            _LOG.info("reloading")
 
 
 def _scheduler(settings: Settings, jobs: _Jobs) -> BackgroundScheduler:

@@ -8,10 +8,10 @@ import os
 import time
 
 from archiver import formats
-from archiver.catalog.rows import Adopted, FileRow, Holding, NewRecord, State
+from archiver.catalog.rows import Adopted, FileRow, Holding, NewRecord, State, held_name
 from archiver.codec.record import Record
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.placeholder import held_name, read_carried
+from archiver.lifecycle.placeholder import read_carried
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops

@@ -66,8 +66,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A file read once: everything that encoding and proving it needs, and none of its pixels beyond the working size.
-    """
+    """A file read once: what encoding and proving it needs, and none of its pixels beyond the working size."""
 
     task: Task
     inspection: Inspection

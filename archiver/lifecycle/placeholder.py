@@ -1,4 +1,4 @@
-"""What stands for an original: the facts it keeps, its head, and the name that its original is held by."""
+"""What stands for an original: the facts it keeps and its head."""
 
 from __future__ import annotations
 
@@ -24,11 +24,6 @@ def source_facts(subject: Subject, inspection: Inspection, sha256: bytes) -> Sou
         mtime_ns=subject.stat.st_mtime_ns,
         inode=subject.stat.st_ino,
     )
-
-
-def held_name(inode: int, sha256: bytes) -> str:
-    """Name of an original in the holding area; it must tell which file it was even without a catalog."""
-    return f"{inode:x}-{sha256.hex()[:32]}"
 
 
 def placeholder_head(record_row: RecordRow, source: SourceFacts, metadata: Metadata) -> bytes:

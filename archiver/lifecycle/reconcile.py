@@ -62,8 +62,7 @@ def journalled(site: Site, tier: LocalTier, intent: Intent) -> Iterator[None]:
 
 
 def settle(site: Site, tier: LocalTier, intent: Intent) -> str:
-    """Bring file, holding area and catalog of one interrupted act into agreement; says in a word or two what was found.
-    """
+    """Bring file, holding area and catalog of one interrupted act into agreement; says what was found."""
     return {
         "release": _settle_release,
         "recall": _settle_recall,

@@ -10,7 +10,7 @@ import os
 import time
 
 from archiver import formats
-from archiver.catalog.rows import FileRow, RecordRow, State
+from archiver.catalog.rows import FileRow, RecordRow, State, held_name
 from archiver.codec.fidelity import FidelityReport
 from archiver.errors import (
     FileModified,
@@ -26,7 +26,7 @@ from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.expire import expire_file
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.placeholder import held_name, placeholder_head, source_facts
+from archiver.lifecycle.placeholder import placeholder_head, source_facts
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops

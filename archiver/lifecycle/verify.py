@@ -1,5 +1,4 @@
-"""Proof that what is kept can be given back: records decode, placeholders are whole, held originals match their hashes.
-"""
+"""Proof that what is kept can be given back: records, placeholders, held originals."""
 
 from __future__ import annotations
 
