@@ -19,6 +19,8 @@ from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 from threading import Event, Lock
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +31,18 @@ from archiver.codec.fidelity import FidelityReport
 from archiver.codec.picture import Picture
 from archiver.codec.record import Record, Scheme
 from archiver.config import GateSettings
-from archiver.errors import ArchiverError, FileModified, GateFailed, HardLinked, ImageRefused, Pinned, from_os_error
+from archiver.errors import (
+    ArchiverError,
+    FileModified,
+    GateFailed,
+    HardLinked,
+    ImageRefused,
+    ModelsNotInstalled,
+    Pinned,
+    ProfileUnknown,
+    WeightsDamaged,
+    from_os_error,
+)
 from archiver.formats import Envelope, Inspection, Kind, Refusal, SourceFacts
 from archiver.lifecycle import plan as planning
 from archiver.lifecycle.adopt import adopt
@@ -98,12 +111,14 @@ def archive(
     Every check and gate holds in both cases. A file that is refused or fails stays as it is, is reported, and the
     others go on. Raises TierNotScanned, TierUnreachable, NotInAnyTier, NotTracked and the errors of the models.
     """
-    run = _Run(site, listener, stop or Event())
-    for scheme_batch in _batches(_tasks(site, tiers, paths, limit), site.settings.model.batch):
-        if run.stop.is_set():
-            break
-        run.submit(scheme_batch)
-    return run.finish()
+    stop = stop or Event()
+    with _Run(site, listener) as run:
+        for batch in _batches(_tasks(site, tiers, paths, limit), site.settings.model.batch):
+            if stop.is_set():
+                break
+            run.submit(batch)
+        run.drain()
+    return run.tally
 
 
 def _tasks(site: Site, tiers: Sequence[str] | None, paths: Sequence[Path] | None, limit: int | None) -> Iterator[Task]:
@@ -130,9 +145,8 @@ def _batches(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:
 class _Run:
     """The three stages and the totals of one call."""
 
-    def __init__(self, site: Site, listener: Listener, stop: Event) -> None:
+    def __init__(self, site: Site, listener: Listener) -> None:
         self.site = site
-        self.stop = stop
         self.tally = Tally()
         self._listener = listener
         self._telling = Lock()
@@ -141,23 +155,27 @@ class _Run:
         self._loading: deque[list[Future[Loaded | None]]] = deque()
         self._finishing: deque[Future[None]] = deque()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._loaders.shutdown(cancel_futures=True)
+        self._finisher.shutdown(cancel_futures=True)
+
     def submit(self, batch: list[Task]) -> None:
         """Start loading one batch; once two are on their way, code the older one."""
         self._loading.append([self._loaders.submit(self._load, task) for task in batch])
         if len(self._loading) > 2:
             self._code(self._loading.popleft())
 
-    def finish(self) -> Tally:
-        """Drain the stages; what was submitted is finished even after `stop`, so that no file is left half way."""
-        try:
-            while self._loading:
-                self._code(self._loading.popleft())
-            while self._finishing:
-                self._finishing.popleft().result()
-        finally:
-            self._loaders.shutdown(cancel_futures=True)
-            self._finisher.shutdown(cancel_futures=True)
-        return self.tally
+    def drain(self) -> None:
+        """Finish what was submitted, so that no file is left half way."""
+        while self._loading:
+            self._code(self._loading.popleft())
+        while self._finishing:
+            self._finishing.popleft().result()
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
@@ -173,6 +191,8 @@ class _Run:
                 self._tell(self._guard(task, "adopt", lambda: adopt(self.site, task.tier, task.row)))
             else:
                 self._refuse(task, error)
+        except (ModelsNotInstalled, ProfileUnknown, WeightsDamaged):
+            raise  # it is the same for every file: the run ends here
         except ArchiverError as error:
             self._tell(Outcome(task.path, "record", Result.REFUSED, error.message, error=error))
         except OSError as error:

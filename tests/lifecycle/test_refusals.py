@@ -148,6 +148,16 @@ def test_a_tier_is_left_alone_until_its_first_scan_is_complete(
         archive(site)
 
 
+def test_missing_weights_end_the_run_and_are_named_once(site: Site, tier_root: Path) -> None:
+    site.settings = site.settings.model_copy(
+        update={"model": site.settings.model.model_copy(update={"profile": "no-such-profile"})}
+    )
+    before = {path: path.read_bytes() for path in tracked_files(tier_root)}
+    with pytest.raises(ProfileUnknown):
+        archive(site)
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_one_bad_file_does_not_stop_the_others(site: Site, tier_root: Path) -> None:
     (tier_root / "broken.jpg").write_bytes((tier_root / "wide.jpg").read_bytes()[:9000])
     (tier_root / "empty.png").touch()
