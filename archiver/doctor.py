@@ -223,10 +223,10 @@ def _tier(settings: Settings, tier: LocalTier) -> Iterator[Check]:
         tier.check()
         yield _space(subject, settings, tier)
         yield _abilities(subject, tier.probe())
-        under_way = len(list(journal.entries(tier.journal_fd)))
+        under_way = len(list(journal.left_behind(tier.journal_fd)))
         if under_way:
-            hint = "A running daemon is at work, or a crash left them: `archiver reconcile`."
-            yield Check(subject, Verdict.WARNING, f"{under_way} act(s) under way", hint)
+            hint = "A crash left them; the next start of the daemon settles them, or `archiver reconcile`."
+            yield Check(subject, Verdict.WARNING, f"{under_way} interrupted act(s)", hint)
         if row is None or row.first_scan_done_at is None:
             yield Check(subject, Verdict.WARNING, "never scanned", "`archiver scan`; nothing is archived before.")
     finally:

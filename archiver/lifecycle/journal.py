@@ -7,9 +7,11 @@ whatever happened to the catalog.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from archiver.errors import PlaceholderDamaged
@@ -24,7 +26,6 @@ class Intent:
 
     act: str  # "release", "recall", "rerelease", "undo"
     path: str  # relative to the tier
-    file_id: int
     record_id: int
     inode: int  # of the file at `path` when the act began
     held: str = ""  # name in the holding area, "" where the act has none
@@ -36,18 +37,24 @@ class Intent:
         return f"{self.inode:x}-{self.act}"
 
 
-def begin(journal_fd: int, intent: Intent) -> None:
-    """Write `intent` durably. Raises OSError; nothing has begun then."""
+@contextmanager
+def begun(journal_fd: int, intent: Intent) -> Iterator[None]:
+    """Write `intent` durably and keep its entry locked while the body runs. Raises OSError; nothing has begun then.
+
+    The lock tells entries of acts under way from those that a dead process left.
+    """
     body = json.dumps(asdict(intent) | {"path": os.fsencode(intent.path).hex()}).encode()
     temporary = f".{intent.name}.part"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=journal_fd)
     try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
         os.write(fd, body)
         os.fsync(fd)
+        os.rename(temporary, intent.name, src_dir_fd=journal_fd, dst_dir_fd=journal_fd)
+        fileops.fsync_directory(journal_fd)
+        yield
     finally:
         os.close(fd)
-    os.rename(temporary, intent.name, src_dir_fd=journal_fd, dst_dir_fd=journal_fd)
-    fileops.fsync_directory(journal_fd)
 
 
 def strike(journal_fd: int, intent: Intent) -> None:
@@ -55,17 +62,34 @@ def strike(journal_fd: int, intent: Intent) -> None:
     os.unlink(intent.name, dir_fd=journal_fd)
 
 
-def entries(journal_fd: int) -> Iterator[Intent]:
-    """Every act that did not end. Raises PlaceholderDamaged for an entry that cannot be read."""
+def left_behind(journal_fd: int) -> Iterator[Intent]:
+    """Every act that did not end and is not under way, locked while it is looked at.
+
+    Raises PlaceholderDamaged for an entry that cannot be read.
+    """
     for name in sorted(os.listdir(journal_fd)):
-        if name.startswith("."):
-            os.unlink(name, dir_fd=journal_fd)  # it never became an intent
-            continue
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal_fd)
         try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal_fd)
+        except FileNotFoundError:
+            continue  # it ended just now
+        try:
+            if not _take(fd):
+                continue
+            if name.startswith("."):
+                os.unlink(name, dir_fd=journal_fd)  # it never became an intent
+                continue
             fields = json.loads(os.read(fd, _MOST_BYTES))
             yield Intent(**fields | {"path": os.fsdecode(bytes.fromhex(fields["path"]))})
         except (ValueError, TypeError, KeyError) as error:
             raise PlaceholderDamaged(path=f".archiver/journal/{name}", problem=f"no journal entry ({error})") from error
         finally:
             os.close(fd)
+
+
+def _take(fd: int) -> bool:
+    """Lock an entry unless the process that wrote it still has it, or has ended the act while we looked."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(fd).st_nlink > 0

@@ -121,7 +121,7 @@ def _fill(site: Site, request: _Request, pixels: NDArray[np.uint8]) -> Outcome:
     before = fileops.allocated_bytes(subject.fd)
     row = subject.row
     assert row.record_id is not None  # _read_placeholder compared it
-    intent = Intent("recall", row.path, row.id, row.record_id, row.inode)
+    intent = Intent("recall", row.path, row.record_id, row.inode)
     with reconcile.journalled(site, tier, intent):
         arrow("recall.journalled")
         subject.require_unchanged()

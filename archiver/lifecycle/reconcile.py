@@ -8,8 +8,9 @@ nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, Holding, State, Version
@@ -25,50 +26,62 @@ from archiver.tiers.local import LocalTier
 
 
 def reconcile(site: Site, listener: Listener = ignore) -> Tally:
-    """Settle every entry of every tier's journal. A tier that cannot be reached is an outcome, and the others go on."""
+    """Settle what dead processes left in every tier's journal. A tier out of reach is an outcome; the others go on."""
     tally = Tally()
     for tier in site.tiers.values():
         try:
-            intents = list(journal.entries(tier.journal_fd)) if tier.has_area() else []
+            for outcome in _reconciled(site, tier):
+                tally.add(outcome)
+                listener(outcome)
         except (ArchiverError, OSError) as error:
             outcome = Outcome(tier.root, "reconcile", Result.FAILED, str(error))
-            tally.add(outcome)
-            listener(outcome)
-            continue
-        for intent in intents:
-            path = tier.root / intent.path
-            try:
-                what = settle(site, tier, intent)
-                journal.strike(tier.journal_fd, intent)
-                outcome = Outcome(path, "reconcile", Result.DONE, f"{intent.act} {what}")
-            except (ArchiverError, OSError) as error:
-                outcome = Outcome(path, "reconcile", Result.FAILED, f"{intent.act}: {error}")
             tally.add(outcome)
             listener(outcome)
     return tally
 
 
+def _reconciled(site: Site, tier: LocalTier) -> Iterator[Outcome]:
+    if not tier.has_area():
+        return
+    for intent in journal.left_behind(tier.journal_fd):
+        path = tier.root / intent.path
+        try:
+            what = settle(site, tier, intent)
+            journal.strike(tier.journal_fd, intent)
+            yield Outcome(path, "reconcile", Result.DONE, f"{intent.act} {what}")
+        except (ArchiverError, OSError) as error:
+            yield Outcome(path, "reconcile", Result.FAILED, f"{intent.act}: {error}")
+
+
 @contextmanager
 def journalled(site: Site, tier: LocalTier, intent: Intent) -> Iterator[None]:
     """Run an act under its journal entry; when it fails it is settled as after a crash, and the failure raised on."""
-    journal.begin(tier.journal_fd, intent)
-    try:
-        yield
-    except Exception:
-        settle(site, tier, intent)
+    with journal.begun(tier.journal_fd, intent):
+        try:
+            yield
+        except Exception:
+            settle(site, tier, intent)
+            journal.strike(tier.journal_fd, intent)
+            raise
         journal.strike(tier.journal_fd, intent)
-        raise
-    journal.strike(tier.journal_fd, intent)
 
 
 def settle(site: Site, tier: LocalTier, intent: Intent) -> str:
-    """Bring file, holding area and catalog of one interrupted act into agreement; says what was found."""
-    return {
-        "release": _settle_release,
-        "recall": _settle_recall,
-        "rerelease": _settle_recall,
-        "undo": _settle_undo,
-    }[intent.act](site, tier, intent)
+    """Bring file, holding area and catalog of one interrupted act into agreement; says what was found.
+
+    The row is looked up by path: a catalog rebuilt meanwhile has other numbers, and one that was lost has none.
+    """
+    row = site.catalog.find(site.tier_ids[tier.name], intent.path)
+    folder, _, name = intent.path.rpartition("/")
+    try:
+        directory_fd = fileops.open_directory(tier.root_fd, folder)
+    except FileNotFoundError:
+        return "left alone: its folder is gone"
+    try:
+        spot = _Spot(site, tier, intent, row, directory_fd, name)
+        return _SETTLE[intent.act](spot)
+    finally:
+        os.close(directory_fd)
 
 
 def version_of(stat: os.stat_result) -> Version:
@@ -76,10 +89,10 @@ def version_of(stat: os.stat_result) -> Version:
     return Version(size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino)
 
 
-def commit_release(site: Site, intent: Intent, placeholder: os.stat_result, held_size: int) -> None:
+def commit_release(site: Site, row: FileRow, intent: Intent, placeholder: os.stat_result, held_size: int) -> None:
     """Write *released* into the catalog, with the held original, in one transaction."""
     site.catalog.mark_released(
-        intent.file_id,
+        row.id,
         intent.record_id,
         version=version_of(placeholder),
         holding=Holding(intent.held, held_size, intent.expires_at),
@@ -87,122 +100,121 @@ def commit_release(site: Site, intent: Intent, placeholder: os.stat_result, held
     )
 
 
-def _settle_release(site: Site, tier: LocalTier, intent: Intent) -> str:
-    held = _stat_at(tier.holding_fd, intent.held)
-    row = site.catalog.file(intent.file_id)
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """Where an interrupted act took place: the file's folder, open, its name in it, and its row if there is one."""
+
+    site: Site
+    tier: LocalTier
+    intent: Intent
+    row: FileRow | None
+    directory_fd: int
+    name: str
+
+    def standing(self) -> os.stat_result | None:
+        return _stat_at(self.directory_fd, self.name)
+
+    def held(self) -> os.stat_result | None:
+        return _stat_at(self.tier.holding_fd, self.intent.held)
+
+    def drop_held(self) -> None:
+        os.unlink(self.intent.held, dir_fd=self.tier.holding_fd)
+
+    def sync(self) -> None:
+        fileops.fsync_directory(self.directory_fd)
+        fileops.fsync_directory(self.tier.holding_fd)
+
+
+def _settle_release(spot: _Spot) -> str:
+    held, row = spot.held(), spot.row
     if held is None:
         return "already settled"
-    if held.st_ino != intent.inode:
+    if held.st_ino != spot.intent.inode:
         # The exchange did not happen (or was taken back): what is held is the placeholder.
-        os.unlink(intent.held, dir_fd=tier.holding_fd)
+        spot.drop_held()
         return "taken back"
-    if row.state is State.RECORDED:
-        directory_fd = fileops.open_directory(tier.root_fd, row.directory)
-        try:
-            placeholder = _stat_at(directory_fd, row.name)
-            if placeholder is None:
-                # Somebody removed or renamed the placeholder before we came back; the original is kept until its grace
-                # ends.
-                fileops.fsync_directory(tier.holding_fd)
-                return _return_original(tier, directory_fd, row, intent)
-            if (held.st_size, held.st_mtime_ns) != (row.size, row.mtime_ns):
-                fileops.exchange(directory_fd, row.name, tier.holding_fd, intent.held)
-                os.unlink(intent.held, dir_fd=tier.holding_fd)
-                fileops.fsync_directory(directory_fd)
-                return "taken back: the original was written to meanwhile"
-            fileops.fsync_directory(directory_fd)
-            fileops.fsync_directory(tier.holding_fd)
-        finally:
-            os.close(directory_fd)
-        commit_release(site, intent, placeholder, held_size=held.st_size)
-        return "finished"
-    return "already settled"
+    if row is None or row.state is not State.RECORDED or row.record_id != spot.intent.record_id:
+        return "already settled"  # or the catalog was lost: rebuild adopts the placeholder, with what is held
+    placeholder = spot.standing()
+    if placeholder is None:
+        fileops.rename_noreplace(spot.tier.holding_fd, spot.intent.held, spot.directory_fd, spot.name)
+        spot.sync()
+        return "taken back: the placeholder had vanished"
+    if (held.st_size, held.st_mtime_ns) != (row.size, row.mtime_ns):
+        fileops.exchange(spot.directory_fd, spot.name, spot.tier.holding_fd, spot.intent.held)
+        spot.drop_held()
+        spot.sync()
+        return "taken back: the original was written to meanwhile"
+    spot.sync()
+    commit_release(spot.site, row, spot.intent, placeholder, held_size=held.st_size)
+    return "finished"
 
 
-def _return_original(tier: LocalTier, directory_fd: int, row: FileRow, intent: Intent) -> str:
-    fileops.rename_noreplace(tier.holding_fd, intent.held, directory_fd, row.name)
-    fileops.fsync_directory(directory_fd)
-    return "taken back: the placeholder had vanished"
-
-
-def _settle_recall(site: Site, tier: LocalTier, intent: Intent) -> str:
-    """A recall or a re-release: the first block tells which of the two forms the file has; the other form's rest is
-    cleared.
-    """
-    row = site.catalog.file(intent.file_id)
-    if row.state not in (State.RELEASED, State.RECALLED):
-        return "already settled"
-    directory_fd = fileops.open_directory(tier.root_fd, row.directory)
+def _settle_recall(spot: _Spot) -> str:
+    """A recall or a re-release: the first block tells which form the file has; the other form's rest is cleared."""
     try:
-        fd = fileops.open_file(directory_fd, row.name, os.O_RDWR)
-    finally:
-        os.close(directory_fd)
+        fd = fileops.open_file(spot.directory_fd, spot.name, os.O_RDWR)
+    except FileNotFoundError:
+        return "left alone: the file is gone"
     try:
-        stat = os.fstat(fd)
-        if stat.st_ino != intent.inode or stat.st_size != row.size:
-            return "left alone: another file stands there"
         with os.fdopen(fd, "rb", closefd=False) as file:
             envelope = formats.read_envelope(file)
-        if envelope is None:
-            return "left alone: the file carries no record"
-        if envelope.kind is Kind.GENERATED:
-            return _keep_generated(site, row, fd)
-        return _keep_placeholder(site, row, fd, envelope)
+        if envelope is None or os.fstat(fd).st_ino != spot.intent.inode:
+            return "left alone: another file stands there"
+        said = _keep_generated(spot, fd) if envelope.kind is Kind.GENERATED else _keep_placeholder(spot, fd, envelope)
+        fileops.set_times(fd, os.fstat(fd).st_atime_ns, envelope.source.mtime_ns)
+        os.fsync(fd)
+        return said
     finally:
         os.close(fd)
 
 
-def _keep_generated(site: Site, row: FileRow, fd: int) -> str:
-    stat = os.fstat(fd)
-    fileops.set_times(fd, stat.st_atime_ns, row.mtime_ns)
-    os.fsync(fd)
-    if row.state is State.RECALLED:
+def _keep_generated(spot: _Spot, fd: int) -> str:
+    """The first block was the last to be written: the image is whole."""
+    if spot.row is None or spot.row.state is not State.RELEASED:
         return "taken back: the recalled image stays"
-    site.catalog.mark_recalled(row.id, fileops.sha256_of(fd), version=version_of(os.fstat(fd)))
+    version = Version(spot.row.size, spot.row.mtime_ns, spot.intent.inode)
+    spot.site.catalog.mark_recalled(spot.row.id, fileops.sha256_of(fd), version=version)
     return "finished"
 
 
-def _keep_placeholder(site: Site, row: FileRow, fd: int, envelope: Envelope) -> str:
-    stat = os.fstat(fd)
-    if row.record_id is not None:
-        # Later blocks of a head may have been overwritten already: they hold metadata only, and the catalog has that
-        # too.
-        record_row = site.catalog.record(row.record_id)
-        head = placeholder_head(record_row, envelope.source, _metadata_of(site, record_row.id, envelope))
-        os.pwrite(fd, head, 0)
-        os.fsync(fd)
-        fileops.punch_from(fd, len(head))
-    fileops.set_times(fd, stat.st_atime_ns, row.mtime_ns)
+def _keep_placeholder(spot: _Spot, fd: int, envelope: Envelope) -> str:
+    row = spot.row
+    if row is None or row.record_id is None:
+        return "left alone: rebuild adopts the placeholder"
+    # Later blocks of a head may have been overwritten already: they hold metadata only, and the catalog has that too.
+    record_row = spot.site.catalog.record(row.record_id)
+    packed = spot.site.catalog.metadata(record_row.id)
+    metadata = Metadata(envelope.source.format) if packed is None else Metadata.from_bytes(packed)
+    head = placeholder_head(record_row, envelope.source, metadata)
+    os.pwrite(fd, head, 0)
     os.fsync(fd)
+    fileops.punch_from(fd, len(head))
     if row.state is State.RECALLED:
-        site.catalog.mark_rereleased(row.id, version=version_of(os.fstat(fd)), rule="")
+        version = Version(row.size, row.mtime_ns, spot.intent.inode)
+        spot.site.catalog.mark_rereleased(row.id, version=version, rule=spot.intent.rule)
         return "finished"
     return "taken back: the placeholder stays"
 
 
-def _metadata_of(site: Site, record_id: int, envelope: Envelope) -> Metadata:
-    packed = site.catalog.metadata(record_id)
-    return Metadata(envelope.source.format) if packed is None else Metadata.from_bytes(packed)
+def _settle_undo(spot: _Spot) -> str:
+    standing, held = spot.standing(), spot.held()
+    if standing is None or f"{standing.st_ino:x}" != spot.intent.held.partition("-")[0]:
+        return "taken back"
+    if held is not None and held.st_ino == spot.intent.inode:
+        spot.drop_held()  # the placeholder, exchanged out
+    spot.sync()
+    if spot.row is not None and spot.row.state is not State.RECORDED:
+        spot.site.catalog.mark_undone(spot.row.id, version=version_of(standing))
+    return "finished"
 
 
-def _settle_undo(site: Site, tier: LocalTier, intent: Intent) -> str:
-    row = site.catalog.file(intent.file_id)
-    if row.state is State.RECORDED:
-        return "already settled"
-    original_inode = int(intent.held.partition("-")[0], 16)
-    directory_fd = fileops.open_directory(tier.root_fd, row.directory)
-    try:
-        standing = _stat_at(directory_fd, row.name)
-        if standing is None or standing.st_ino != original_inode:
-            return "taken back"
-        held = _stat_at(tier.holding_fd, intent.held)
-        if held is not None and held.st_ino == intent.inode:
-            os.unlink(intent.held, dir_fd=tier.holding_fd)  # the placeholder, exchanged out
-        fileops.fsync_directory(directory_fd)
-        site.catalog.mark_undone(row.id, version=version_of(standing))
-        return "finished"
-    finally:
-        os.close(directory_fd)
+_SETTLE: dict[str, Callable[[_Spot], str]] = {
+    "release": _settle_release,
+    "recall": _settle_recall,
+    "rerelease": _settle_recall,
+    "undo": _settle_undo,
+}
 
 
 def _stat_at(directory_fd: int, name: str) -> os.stat_result | None:

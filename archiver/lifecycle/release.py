@@ -50,7 +50,6 @@ def release(site: Site, tier: LocalTier, row: FileRow, rule: str, *, fidelity: F
         intent = Intent(
             act="release",
             path=row.path,
-            file_id=row.id,
             record_id=record_row.id,
             inode=row.inode,
             held=held_name(row.inode, record_row.sha256),
@@ -109,7 +108,7 @@ def _exchange(site: Site, subject: Subject, record_row: RecordRow, head: bytes, 
         fileops.fsync_directory(subject.directory_fd)
         fileops.fsync_directory(tier.holding_fd)
         arrow("release.exchanged")
-        reconcile.commit_release(site, intent, os.fstat(placeholder_fd), held_size=subject.stat.st_size)
+        reconcile.commit_release(site, subject.row, intent, os.fstat(placeholder_fd), held_size=subject.stat.st_size)
         arrow("release.committed")
         return fileops.allocated_bytes(placeholder_fd)
     finally:

@@ -35,7 +35,7 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
             raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
         head = placeholder_head(record_row, envelope.source, metadata)
         before = fileops.allocated_bytes(subject.fd)
-        intent = Intent("rerelease", row.path, row.id, record_row.id, row.inode, rule=rule)
+        intent = Intent("rerelease", row.path, record_row.id, row.inode, rule=rule)
         with reconcile.journalled(site, tier, intent):
             arrow("rerelease.journalled")
             with fileops.write_lease(subject.fd, subject.path):

@@ -108,7 +108,7 @@ def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
     ):
         raise FileModified(path=subject.path, state=subject.row.state.label)
     tier = subject.tier
-    intent = Intent("undo", subject.row.path, subject.row.id, held.record_id, subject.stat.st_ino, held=held.name)
+    intent = Intent("undo", subject.row.path, held.record_id, subject.stat.st_ino, held=held.name)
     with reconcile.journalled(site, tier, intent):
         arrow("undo.journalled")
         with fileops.write_lease(subject.fd, subject.path):
@@ -128,7 +128,7 @@ def _put_back(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow) -> No
     directory_fd = fileops.make_directories(tier.root_fd, row.directory)
     try:
         original = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
-        intent = Intent("undo", row.path, row.id, held.record_id, original.st_ino, held=held.name)
+        intent = Intent("undo", row.path, held.record_id, original.st_ino, held=held.name)
         with reconcile.journalled(site, tier, intent):
             arrow("undo.journalled")
             fileops.rename_noreplace(tier.holding_fd, held.name, directory_fd, row.name)

@@ -1,0 +1,87 @@
+"""Settling what was interrupted: only what dead processes left, and also when the catalog went with them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from archiver.catalog.rows import State
+from archiver.catalog.schema import upgrade
+from archiver.config import Settings
+from archiver.lifecycle import release as releasing
+from archiver.lifecycle.archive import archive
+from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.rebuild import rebuild
+from archiver.lifecycle.reconcile import reconcile
+from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.undo import undo
+from tests.lifecycle.conftest import row_of
+from tests.lifecycle.dying import Witness, run_and_kill
+
+
+def test_an_act_under_way_is_left_to_the_process_that_does_it(
+    site: Site, tier_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tier_root / "wide.jpg"
+    others: list[int] = []
+
+    def another_starts(name: str) -> None:
+        if name == "release.placeholder_written":
+            others.append(reconcile(site).counts.total())
+            assert os.listdir(tier_root / ".archiver" / "journal")
+
+    monkeypatch.setattr(releasing, "arrow", another_starts)
+    assert archive(site, paths=[path]).count("release", Result.DONE) == 1
+    assert others == [0]
+    assert row_of(site, path).state is State.RELEASED
+
+
+ARROWS = (
+    "release.placeholder_written",
+    "release.exchanged",
+    "recall.tail_written",
+    "recall.head_written",
+    "undo.exchanged",
+)
+
+
+@pytest.mark.parametrize("arrow", ARROWS)
+def test_a_crash_that_also_takes_the_catalog_loses_nothing(
+    site: Site, tier_root: Path, settings: Settings, tmp_path: Path, arrow: str
+) -> None:
+    witness = Witness(tier_root)
+    verb = arrow.partition(".")[0].replace("release", "archive")
+    if verb != "archive":
+        run_and_kill(settings, "archive")
+    assert run_and_kill(settings, verb, at=f"{arrow}:2")
+    site.catalog.dispose()
+    for leftover in tmp_path.glob("catalog.db*"):
+        leftover.unlink()
+    upgrade(settings.catalog_url)
+    with open_site(settings) as fresh:
+        outcomes: list[Outcome] = []
+        reconcile(fresh, outcomes.append)
+        assert [outcome.result for outcome in outcomes] == [Result.DONE]
+        rebuild(fresh)
+    witness.look_after_restart(settings)
+    with open_site(settings) as fresh:
+        undo(fresh, [tier_root])
+    assert {path: path.read_bytes() for path in witness.originals} == witness.originals
+
+
+def test_a_failed_act_is_settled_like_a_crashed_one(
+    site: Site, tier_root: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    witness = Witness(tier_root)
+
+    def fail(name: str) -> None:
+        if name == "release.exchanged":
+            raise OSError(5, "Input/output error", "a directory")
+
+    monkeypatch.setattr(releasing, "arrow", fail)
+    outcomes: list[Outcome] = []
+    archive(site, listener=outcomes.append)
+    assert {outcome.result for outcome in outcomes if outcome.act == "release"} == {Result.FAILED}
+    witness.look_after_restart(settings)
