@@ -165,5 +165,7 @@ name = "cold"
 action = "release"
 unused_for = "180d"
 unchanged_for = "30d"
+min_size = "64 KiB"
+scheme = "sgc"
 exclude = []
 """

@@ -2,45 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from archiver.config import SYSTEM_CONFIG, Settings, config_path, load
+from archiver.config_text import default_config
 from archiver.errors import ConfigExists, ConfigMissing, TierUnreachable
-
-_CONFIG = """\
-# Configuration of archiver. Every key with its default: {example}
-# `archiver config check` after each change.
-
-[catalog]
-url = {catalog}
-
-[vault]
-path = {vault}
-
-[release]
-# Originals are kept this long after their release; `archiver undo` brings them back. The space is free when it is over.
-grace = "30d"
-{tiers}
-# The first rule that matches a file decides; a file that no rule matches is left alone.
-[[rule]]
-name = "cold"
-action = "release"
-unused_for = "180d"
-unchanged_for = "30d"
-min_size = "64 KiB"
-scheme = "sgc"
-"""
-
-_TIER = """
-[[tier]]
-name = {name}
-path = {path}
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +63,14 @@ def create(settings: Settings) -> None:
 
 
 def starting_config(roots: Sequence[Path], state: Path) -> str:
-    """The text of a configuration with one tier a folder and one cautious rule. Raises TierUnreachable for what is no
-    folder."""
-    names = _names(roots)
-    tiers = ""
-    for name, root in zip(names, roots, strict=True):
+    """The text of a configuration with one tier a folder and one cautious rule.
+
+    Raises TierUnreachable for what is no folder, ConfigInvalid for folders that make no valid configuration.
+    """
+    for root in roots:
         if not root.is_dir():
-            raise TierUnreachable(tier=name, reason=f"{root} is not a folder")
-        tiers += _TIER.format(name=_toml(name), path=_toml(str(root.resolve())))
-    database = state.absolute() / "catalog.db"
-    return _CONFIG.format(
-        example=_example(),
-        catalog=_toml(f"sqlite:///{database}"),
-        vault=_toml(str(state.absolute() / "vault")),
-        tiers=tiers,
-    )
+            raise TierUnreachable(tier=root.name, reason=f"{root} is not a folder")
+    return default_config(state.absolute(), [root.resolve() for root in roots])
 
 
 def write_config(path: Path, text: str) -> None:
@@ -127,13 +89,6 @@ def _database_path(url: str) -> Path:
     return Path(make_url(url).database or "")
 
 
-def _example() -> Path:
-    """The commented example: in the installed package, or beside it in a source checkout."""
-    package = Path(__file__).parent
-    name = "config.example.toml"
-    return next((folder / name for folder in (package, package.parent) if (folder / name).exists()), Path(name))
-
-
 def _target(given: Path | None) -> Path:
     """Where the configuration is or will be: a user other than root has no business in /etc."""
     path = config_path(given)
@@ -146,20 +101,3 @@ def _default_state() -> Path:
     if os.geteuid() == 0:
         return Path("/var/lib/archiver")
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "archiver"
-
-
-def _names(roots: Sequence[Path]) -> list[str]:
-    """Short, distinct names from the folders' own."""
-    names: list[str] = []
-    for root in roots:
-        base = re.sub(r"[^a-z0-9_-]+", "-", root.resolve().name.lower()).strip("-_")[:50] or "images"
-        name, number = base, 2
-        while name in names:
-            name, number = f"{base}-{number}", number + 1
-        names.append(name)
-    return names
-
-
-def _toml(text: str) -> str:
-    """A TOML basic string; JSON's escapes are a subset of TOML's once non-ASCII is left as it is."""
-    return json.dumps(text, ensure_ascii=False)
