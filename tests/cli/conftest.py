@@ -20,7 +20,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from archiver.models.embedded.profile import init_random, save_profile
 
     torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("weights")
+    folder = tmp_path_factory.mktemp("weights") / "embedded-1"
     save_profile(folder, init_random(0, _LONG_SIDE), "embedded-1", "CC0-1.0")
     return folder
 
@@ -28,7 +28,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def packaged(weights: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The random weights in the place of those that ship with the package."""
-    monkeypatch.setattr(vault, "PACKAGED", weights)
+    monkeypatch.setattr(vault, "PACKAGED", weights.parent)
     return weights
 
 
@@ -42,7 +42,7 @@ def place(tmp_path: Path, packaged: Path) -> Installation:
 def standing(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Iterator[Installation]:
     """One with everything released, for tests that only look."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vault, "PACKAGED", weights)
+        patch.setattr(vault, "PACKAGED", weights.parent)
         installation = install(tmp_path_factory.mktemp("standing"))
         installation.run("scan").ok()
         installation.run("archive", installation.photos).ok()
