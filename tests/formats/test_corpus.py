@@ -32,6 +32,7 @@ from archiver.formats import (
 CORPUS = os.environ.get("ARCHIVER_TEST_CORPUS")
 
 
+@pytest.mark.corpus
 @pytest.mark.skipif(CORPUS is None, reason="ARCHIVER_TEST_CORPUS names no folder")
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("smallest", [1, BLOCK + 1], ids=["all-sizes", "as-configured"])
