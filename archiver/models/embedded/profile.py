@@ -181,6 +181,7 @@ def save_profile(directory: Path, models: EmbeddedModels, name: str, licence: st
     for part, network in parts.items():
         path = directory / f"{part}.safetensors"
         save_file({key: tensor.half().contiguous() for key, tensor in network.state_dict().items()}, path)
+        path.chmod(0o644)  # safetensors makes it private, but the daemon runs as another user
         files.append(WeightFile(path.name, _sha256(path)))
     meta = _meta(name, licence, models.meta.long_side, tuple(files))
     (directory / PROFILE_FILE).write_text(_to_toml(meta), encoding="utf-8")
