@@ -155,7 +155,7 @@ class ModelSettings(Section):
 class GateSettings(Section):
     """The floor under a trial decode; what falls below stays resident. None: not asked for."""
 
-    semantic: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.3
+    semantic: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.25
     label_bce: Floor = None
     colour: Floor = 24.0
 

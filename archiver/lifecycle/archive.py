@@ -277,7 +277,7 @@ def require(gate: GateSettings, fidelity: FidelityReport) -> None:
     """Raises GateFailed naming the measure that is below its floor."""
     if fidelity.semantic < gate.semantic:
         raise GateFailed(
-            measure="semantic cosine", value=f"{fidelity.semantic:.2f}", floor=f"at least {gate.semantic:.2f}"
+            measure="semantic cosine", value=f"{fidelity.semantic:.3f}", floor=f"at least {gate.semantic:g}"
         )
     if gate.colour is not None and fidelity.colour > gate.colour:
         raise GateFailed(measure="colour error", value=f"{fidelity.colour:.1f}", floor=f"at most {gate.colour:.1f}")
