@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from itertools import chain
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
@@ -34,8 +34,10 @@ _TOP = 1 << 63
 _SCAN_LOCK = 0x7363616E  # "scan"; advisory locks are told apart by number, within one database
 _SPOKEN_FOR = (State.RECORDED, State.RELEASED, State.RECALLED)
 
-_TOGETHER = 50
-"""New rows in one SQLite statement, which starts trigger, checks and sequence once for all: a third less time."""
+_COLUMNS = 7  # values of a new file
+_TOGETHER = 500
+"""New rows in one SQLite statement, which starts trigger, checks and sequence once for all, and lets other threads work
+meanwhile. SQLite takes 32,766 values since 3.32."""
 
 _NEW_ROW = "(?, ?, ?, 1, ?, ?, ?, ?)"
 _NEW_FILES = {
@@ -207,27 +209,24 @@ def _split(connection: Connection, directory_id: int, files: list[Found]) -> tup
 
 
 def _insert_files(ledger: Ledger, tier_id: int, new: Sequence[tuple[int, list[Found]]]) -> int:
-    rows = [
-        (directory_id, tier_id, name, size, mtime_ns, inode if inode < _TOP else signed64(inode), accessed_at)
-        for directory_id, files in sorted(new)  # in the order of the index, whose pages are full then
-        for name, size, mtime_ns, inode, accessed_at in files
-    ]
-    if not rows:
+    values: list[Any] = []  # of all rows, one behind the other: a tuple less to make for each
+    for directory_id, files in sorted(new):  # in the order of the index, whose pages are full then
+        for name, size, mtime_ns, inode, accessed_at in files:
+            number = inode if inode < _TOP else signed64(inode)
+            values += (directory_id, tier_id, name, size, mtime_ns, number, accessed_at)
+    if not values:
         return 0
+    sizes = values[3::_COLUMNS]
     dialect = ledger.connection.dialect.name
     if dialect == "sqlite":
-        whole = len(rows) - len(rows) % _TOGETHER
-        pages_of_rows = [tuple(chain.from_iterable(rows[at : at + _TOGETHER])) for at in range(0, whole, _TOGETHER)]
-        if pages_of_rows:
-            many = _NEW_FILES[dialect] + f", {_NEW_ROW}" * (_TOGETHER - 1)
-            ledger.connection.exec_driver_sql(many, pages_of_rows)
-        if rest := rows[whole:]:
-            ledger.connection.exec_driver_sql(_NEW_FILES[dialect], rest)
+        for at in range(0, len(values), _TOGETHER * _COLUMNS):
+            some = tuple(values[at : at + _TOGETHER * _COLUMNS])
+            more = f", {_NEW_ROW}" * (len(some) // _COLUMNS - 1)
+            ledger.connection.exec_driver_sql(_NEW_FILES[dialect] + more, some)
     else:
-        columns = tuple(list(column) for column in zip(*rows, strict=True))
-        ledger.connection.exec_driver_sql(_NEW_FILES[dialect], columns)
-    ledger.count(tier_id, State.RESIDENT, len(rows), sum(row[3] for row in rows))
-    return len(rows)
+        ledger.connection.exec_driver_sql(_NEW_FILES[dialect], tuple(values[n::_COLUMNS] for n in range(_COLUMNS)))
+    ledger.count(tier_id, State.RESIDENT, len(sizes), sum(sizes))
+    return len(sizes)
 
 
 def _update_files(ledger: Ledger, changed: Sequence[_Change]) -> Applied:

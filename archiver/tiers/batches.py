@@ -12,7 +12,7 @@ from archiver.catalog import Catalog
 from archiver.catalog.rows import Applied, DirectoryChange
 from archiver.tiers.local import LocalTier
 
-_BATCH = 20_000  # files a transaction
+_BATCH = 10000  # files a transaction
 
 Access = tuple[int, str, int]  # tier, path, seconds since 1970
 
