@@ -44,6 +44,7 @@ class Skip(StrEnum):
     MOUNT = "mount point"
     EXCLUDED = "excluded by the configuration"
     UNREADABLE = "unreadable"
+    TOO_DEEP = "path too long"
 
 
 Seen = tuple[str, int, int, int, int]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from archiver.catalog import Catalog
-from archiver.catalog.rows import DirectoryRow
+from archiver.catalog.rows import LONGEST_PATH, DirectoryRow
 from archiver.errors import TierBeingScanned, TierUnreachable, from_os_error
 from archiver.tiers import fileops
 from archiver.tiers.batches import Batches
@@ -101,6 +101,10 @@ class Walk:
         """Look at one directory. Its subdirectories, with what the catalog has of them; None where it is not there."""
         if path in self._mounts:
             self.tally.skipped[Skip.MOUNT] += 1
+            return []
+        if len(os.fsencode(path)) > LONGEST_PATH:
+            self.tally.skipped[Skip.TOO_DEEP] += 1
+            self.tally.warn(str(self._tier.root / path), "the path is too long for the catalog")
             return []
         try:
             fd = fileops.open_directory(self._tier.root_fd, path)

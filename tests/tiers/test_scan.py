@@ -101,6 +101,19 @@ def test_any_name_that_linux_allows_is_tracked(catalog: Catalog, tier: LocalTier
     assert scan(catalog, tier).changes == Applied()
 
 
+def test_a_path_too_long_for_the_catalog_is_a_warning(catalog: Catalog, tier: LocalTier, files: Files) -> None:
+    folder = tier.root
+    for letter in "abcdefghijk":
+        folder = folder / (letter * 250)
+        folder.mkdir()
+        (folder / "a.jpg").touch()
+    for _ in range(2):
+        report = scan(catalog, tier)
+        assert report.skipped == {Skip.TOO_DEEP: 1} and report.warned == 1
+        assert "too long" in report.warnings[0].reason
+    assert len(files()) == 10
+
+
 def test_a_sparse_file_is_tracked_with_its_length(catalog: Catalog, tier: LocalTier, files: Files, put: Put) -> None:
     os.truncate(put("a.jpg"), 1 << 32)
     scan(catalog, tier)
