@@ -4,8 +4,8 @@
 
 Copies JPEG, PNG, WebP or TIFF files of PHOTOS (each as often as it takes) into a scratch tier, times the models alone
 on the pictures that the pipeline would hand them, then `archive` over the tier: open, hash, inspect, shrink, encode,
-trial decode, measure, prove that the generated file fits, commit, placeholder, lease, exchange, sync. Warm cache, one
-run each after a warm-up batch. The bar is 0.90.
+trial decode, measure, commit, placeholder, lease, exchange, sync. Warm cache, one run each after a warm-up batch. The
+bar is 0.90.
 """
 
 from __future__ import annotations

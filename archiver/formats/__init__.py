@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from archiver.formats.facts import (
     BLOCK,
+    RECORD_ROOM,
     Block,
     Envelope,
     Format,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLOCK",
+    "RECORD_ROOM",
     "Block",
     "Envelope",
     "Format",

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Literal
 
 BLOCK = 4096  # bytes; the smallest a file can be made on the usual filesystems
+RECORD_ROOM = 1024  # bytes of record that every accepted file has room for
 METADATA_LIMIT = 1 << 20  # bytes of metadata in one file, as stored natively
 Mode = Literal["L", "RGB"]
 

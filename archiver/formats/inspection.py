@@ -12,6 +12,7 @@ from archiver.formats import ifd, pixels, xmp
 from archiver.formats.containers import container_of, sealed_in, sniff
 from archiver.formats.facts import (
     METADATA_LIMIT,
+    RECORD_ROOM,
     Format,
     Inspection,
     Kind,
@@ -26,7 +27,7 @@ from archiver.formats.scan import file_length
 
 _LONGEST_LABEL = Label("x" * 64, "x" * 64, bytes(32), "x" * 64, "x" * 64)
 _PLENTY = 16  # bytes for each 16x16 pixels: every format codes one flat colour in far fewer
-_RESERVE = 2048  # bytes for a record, its envelope and the container's own headers
+_RESERVE = RECORD_ROOM + 1024  # bytes for a record, its envelope and the container's own headers
 
 
 def inspect(file: BinaryIO, limits: Limits) -> Inspection:

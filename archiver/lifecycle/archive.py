@@ -1,7 +1,7 @@
 """From resident to released, in batches that keep the model busy.
 
     plan -> load (threads: open, inspect, hash, shrink) -> encode, trial decode (the model)
-         -> gate, proof, commit, release (one thread)
+         -> gate, commit, release (one thread)
 
 Each stage works on another batch at the same time, and no stage runs more than two batches ahead, so memory does not
 grow with the plan.
@@ -22,9 +22,6 @@ from threading import Event, Lock
 from types import TracebackType
 from typing import Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from archiver import formats
 from archiver.catalog.rows import FileRow, NewRecord, Refused, State
 from archiver.codec.fidelity import FidelityReport
@@ -43,14 +40,13 @@ from archiver.errors import (
     WeightsDamaged,
     from_os_error,
 )
-from archiver.formats import Envelope, Inspection, Kind, Refusal, SourceFacts
+from archiver.formats import RECORD_ROOM, Inspection, Refusal, SourceFacts
 from archiver.lifecycle import plan as planning
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
 from archiver.lifecycle.placeholder import source_facts
 from archiver.lifecycle.plan import PlannedAct
-from archiver.lifecycle.recall import render
 from archiver.lifecycle.release import release
 from archiver.lifecycle.rerelease import rerelease
 from archiver.lifecycle.site import Site
@@ -89,11 +85,10 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A record with its trial decode and what that was measured to be worth."""
+    """A record, and what its trial decode was measured to be worth."""
 
     loaded: Loaded
     record: Record
-    trial: NDArray[np.uint8]
     fidelity: FidelityReport
 
 
@@ -211,7 +206,7 @@ class _Run:
         arrow("record.encoded")
         trials = engine.decode(records)
         reports = engine.measure(pictures, trials)
-        batch = [Encoded(*fields) for fields in zip(loaded, records, trials, reports, strict=True)]
+        batch = [Encoded(*fields) for fields in zip(loaded, records, reports, strict=True)]
         self._finishing.append(self._finisher.submit(self._settle, batch))
         if len(self._finishing) > 2:
             self._finishing.popleft().result()
@@ -244,11 +239,11 @@ class _Run:
     # -- verdicts ------------------------------------------------------------------------------------------------------
 
     def _passes(self, item: Encoded) -> bool:
-        """The fidelity gate, and the proof that the generated image fits the file it will stand in."""
+        """The fidelity gate. That an image will fit its file inspection has made sure of, for records of usual size."""
         try:
             require(item.loaded.task.act.gate, item.fidelity)
-            envelope = Envelope(kind=Kind.GENERATED, record=item.record.to_bytes(), source=item.loaded.source)
-            render(self.site, envelope, item.loaded.inspection.metadata, item.record, item.trial)
+            if (size := len(item.record.to_bytes())) > RECORD_ROOM:
+                raise ImageRefused(reason=Refusal.DOES_NOT_FIT, detail=f"a record of {size} bytes")
         except (GateFailed, ImageRefused) as error:
             self._refuse(item.loaded.task, error, item.fidelity)
             return False

@@ -118,7 +118,7 @@ def test_a_power_cut_leaves_every_file_whole(
     seed: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The power goes at an arrow; catalog and tier lie on the same disk, and only what was synced is sure to be there."""
+    """Catalog and tier lie on the disk whose power goes at an arrow; only what was synced is sure to be there."""
     from archiver.lifecycle import archive as archiving
     from archiver.lifecycle import recall as recalling
     from archiver.lifecycle import release as releasing
