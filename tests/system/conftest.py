@@ -21,7 +21,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     folder = tmp_path_factory.mktemp("machine")
     disk = folder / "tier"
     disk.mkdir()
-    run("truncate", "-s", str(256 * MIB), folder / "tier.img")
+    run("truncate", "-s", str(1024 * MIB), folder / "tier.img")
     run("mkfs.ext4", "-q", "-F", folder / "tier.img")
     run("mount", "-o", "loop", folder / "tier.img", disk)
     try:

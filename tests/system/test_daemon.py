@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -192,6 +194,29 @@ def test_the_daemon_archives_a_folder_and_undo_brings_every_byte_back(
         )
     assert_nothing_lost(service, originals)
     assert_undone(service, originals)
+
+
+def test_an_installation_as_documented_archives_photographs_with_the_shipped_weights(machine: Machine) -> None:
+    package = find_spec("skimage")
+    assert package is not None
+    folder = Path(str(package.origin)).parent / "data"
+    tier = machine.root / TIER.lstrip("/")
+    for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg"):
+        shutil.copyfile(folder / name, tier / name)
+        os.utime(tier / name, (1_400_000_000, 1_300_000_000))
+    originals = [Original.of(path) for path in sorted(tier.glob("*.*g"))]
+    for original in originals:
+        os.utime(original.path, ns=(1_400_000_000_000_000_000, original.mtime_ns))  # that was no use of it
+    machine.run("archiver", "init", TIER)
+    with machine.expect(UNIT, "started", "archive photographs: ", timeout=240):
+        machine.run("systemctl", "start", UNIT)
+    machine.run("systemctl", "stop", UNIT)
+    released = [original for original in originals if original.released()]
+    assert len(released) >= 2, "the gate refused nearly all of them"
+    assert_nothing_lost(machine, originals)
+    assert_undone(machine, originals)
+    machine.run("rm", "-rf", STATE, "/etc/archiver/config.toml")
+    machine.run("find", TIER, "-mindepth", "1", "-delete")
 
 
 def test_a_daemon_killed_in_the_middle_comes_back_and_finishes_with_nothing_lost(
