@@ -169,7 +169,7 @@ class _Jobs:
             with self._surviving(f"scan {name}"):
                 began = time.monotonic()
                 report = scan(self.site.catalog, tier, stop=self.stop)
-                _LOG.info("scan of %s: %s in %.1f s", name, report.summary, time.monotonic() - began)
+                _LOG.info("scan of %s: %s in %.1f s", name, report.summary(), time.monotonic() - began)
 
     def archive(self) -> None:
         for name in self.site.tiers:
