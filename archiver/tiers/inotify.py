@@ -1,7 +1,8 @@
-"""inotify(7), as little of it as the watcher needs.
+"""inotify(7) over watchdog's system calls and constants.
 
-The libraries for it watch whole trees by path, our own area and other mounts included, and tell neither when the kernel
-dropped events nor when it refused to watch a subdirectory. Both decide here whether a scan is due.
+watchdog's own emitters watch whole trees by path, our own area and other mounts included, and tell neither when the
+kernel dropped events nor when it refused to watch a subdirectory. Both decide here whether a scan is due, so the events
+are read by the watcher itself.
 """
 
 from __future__ import annotations
@@ -15,32 +16,38 @@ from enum import IntFlag
 from pathlib import Path
 from typing import NamedTuple
 
-from archiver.errors import WatchLimit
+from watchdog.observers.inotify_c import (
+    InotifyConstants,
+    WatchDescriptor,
+    inotify_add_watch,
+    inotify_init,
+    inotify_rm_watch,
+)
+from watchdog.observers.inotify_c import Mask as RawMask
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+from archiver.errors import WatchLimit
 
 _HEADER = struct.Struct("iIII")  # watch, mask, cookie, length of the name
 _BUFFER = 1 << 16
 
 
 class Mask(IntFlag):
-    """What is watched, and what is told; linux/inotify.h."""
+    """What is watched, and what is told."""
 
-    ATTRIB = 0x4
-    CLOSE_WRITE = 0x8
-    CLOSE_NOWRITE = 0x10
-    MOVED_FROM = 0x40
-    MOVED_TO = 0x80
-    CREATE = 0x100
-    DELETE = 0x200
-    DELETE_SELF = 0x400
-    MOVE_SELF = 0x800
-    UNMOUNT = 0x2000
-    OVERFLOW = 0x4000
-    IGNORED = 0x8000
-    ONLYDIR = 0x1000000
-    ISDIR = 0x40000000
+    ATTRIB = InotifyConstants.IN_ATTRIB
+    CLOSE_WRITE = InotifyConstants.IN_CLOSE_WRITE
+    CLOSE_NOWRITE = InotifyConstants.IN_CLOSE_NOWRITE
+    MOVED_FROM = InotifyConstants.IN_MOVED_FROM
+    MOVED_TO = InotifyConstants.IN_MOVED_TO
+    CREATE = InotifyConstants.IN_CREATE
+    DELETE = InotifyConstants.IN_DELETE
+    DELETE_SELF = InotifyConstants.IN_DELETE_SELF
+    MOVE_SELF = InotifyConstants.IN_MOVE_SELF
+    UNMOUNT = InotifyConstants.IN_UNMOUNT
+    OVERFLOW = InotifyConstants.IN_Q_OVERFLOW
+    IGNORED = InotifyConstants.IN_IGNORED
+    ONLYDIR = InotifyConstants.IN_ONLYDIR
+    ISDIR = InotifyConstants.IN_ISDIR
 
 
 class Event(NamedTuple):
@@ -55,25 +62,27 @@ class Inotify:
     """One inotify instance, with a way to wake its reader. Raises WatchLimit, OSError."""
 
     def __init__(self) -> None:
-        self._fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._fd = inotify_init()
         if self._fd < 0:
             raise _failure("/proc/sys/fs/inotify/max_user_instances")
+        os.set_inheritable(self._fd, False)
+        os.set_blocking(self._fd, False)
 
     def fileno(self) -> int:
-        return int(self._fd)
+        return self._fd
 
     def watch(self, directory_fd: int, mask: int) -> int:
         """Watch an open directory; the number of its watch, which stays the same. Raises WatchLimit, OSError."""
         # Through /proc: a path could lead elsewhere by now.
         path = f"/proc/self/fd/{directory_fd}".encode()
-        watch: int = _libc.inotify_add_watch(self._fd, path, mask | Mask.ONLYDIR)
+        watch = int(inotify_add_watch(self._fd, path, RawMask(mask | Mask.ONLYDIR)))
         if watch < 0:
             raise _failure("/proc/sys/fs/inotify/max_user_watches")
         return watch
 
     def forget(self, watch: int) -> None:
         """Watch no longer; one that the kernel dropped already (its directory is gone) is fine."""
-        _libc.inotify_rm_watch(self._fd, watch)
+        inotify_rm_watch(self._fd, WatchDescriptor(watch))
 
     def read(self) -> Iterator[Event]:
         """The events waiting, none if there are none."""
