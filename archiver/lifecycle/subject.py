@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -55,18 +54,13 @@ def hold(tier: LocalTier, row: FileRow, flags: int = os.O_RDONLY) -> Iterator[Su
 
     Raises OSError (the file or a directory of its path is gone, or became a link), FileBusy.
     """
-    directory_fd = fileops.open_directory(tier.root_fd, row.directory)
-    try:
+    with tier.own_reads.of(row.path), ExitStack() as opened:
+        directory_fd = fileops.open_directory(tier.root_fd, row.directory)
+        opened.callback(os.close, directory_fd)
         fd = fileops.open_file(directory_fd, row.name, flags)
+        opened.callback(os.close, fd)
         try:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                if error.errno not in (errno.EWOULDBLOCK, errno.EAGAIN):
-                    raise
-                raise FileBusy(path=tier.root / row.path) from None
-            yield Subject(tier, row, directory_fd, fd, os.fstat(fd))
-        finally:
-            os.close(fd)
-    finally:
-        os.close(directory_fd)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileBusy(path=tier.root / row.path) from None
+        yield Subject(tier, row, directory_fd, fd, os.fstat(fd))
