@@ -24,6 +24,7 @@ UNIT = "archiver.service"
 DROPIN = f"/run/systemd/system/{UNIT}.d/test.conf"
 QUICK = "[Service]\nRestartSec=100ms\nNice=0\n"
 STATE = "/var/lib/archiver"
+CONFIG_FILE = "/etc/archiver/config.toml"
 PHOTOGRAPHS = 32
 PROFILE = "random-7"
 CONFIG = f"""
@@ -101,9 +102,20 @@ def pictures() -> list[bytes]:
 
 
 @pytest.fixture
-def originals(machine: Machine, pictures: list[bytes]) -> Iterator[list[Original]]:
+def bare(machine: Machine) -> Iterator[Machine]:
+    """The machine with the unit and nothing else of ours: no configuration, no state, an empty tier."""
+    yield machine
+    machine.run("systemctl", "stop", UNIT)
+    machine.run("systemctl", "reset-failed", UNIT, check=False)
+    machine.run("rm", "-rf", STATE, CONFIG_FILE, DROPIN)
+    machine.run("find", TIER, "-mindepth", "1", "-delete")
+    machine.run("systemctl", "daemon-reload")
+
+
+@pytest.fixture
+def originals(bare: Machine, pictures: list[bytes]) -> list[Original]:
     """Photographs of two users in the tier, years old."""
-    tier = machine.root / TIER.lstrip("/")
+    tier = bare.root / TIER.lstrip("/")
     made = []
     for number, data in enumerate(pictures):
         path = tier / ("anna", "ben")[number % 2] / f"{number:03}.{('jpg', 'png', 'webp', 'tif')[number % 4]}"
@@ -113,8 +125,7 @@ def originals(machine: Machine, pictures: list[bytes]) -> Iterator[list[Original
         path.chmod(0o640)
         os.utime(path, (1_400_000_000 + number, 1_300_000_000 + number))
         made.append(Original.of(path))
-    yield made
-    machine.run("find", TIER, "-mindepth", "1", "-delete")
+    return made
 
 
 @pytest.fixture(scope="module")
@@ -127,31 +138,28 @@ def installation(machine: Machine) -> str:
     save_profile(folder, init_random(7, long_side=64), PROFILE, "CC0-1.0")
     with (folder / "profile.toml").open("a", encoding="utf-8") as file:
         file.write('\n[presets.draft.sgc]\nsampler = "ddim"\nsteps = 2\nguidance = 1.0\nstart = 0.7\n')
-    machine.write("/etc/archiver/config.toml", CONFIG)
+    configure(machine, CONFIG)
     machine.run("mkdir", "-p", STATE)
     machine.run("archiver", "db", "upgrade")
     machine.run("archiver", "models", "import", f"/var/tmp/{PROFILE}")
     machine.run("mv", STATE, f"{STATE}.pristine")
+    machine.run("rm", CONFIG_FILE)
     return f"{STATE}.pristine"
 
 
 @pytest.fixture
-def service(machine: Machine, originals: list[Original], installation: str) -> Iterator[Machine]:
+def service(bare: Machine, installation: str) -> Machine:
     """The machine with configuration, catalog and vault; the daemon is not running."""
-    machine.run("cp", "-a", installation, STATE)
-    configure(machine, CONFIG)
+    bare.run("cp", "-a", installation, STATE)
+    configure(bare, CONFIG)
     # At once and not behind everything else that runs here: nobody waits for a real daemon, but this test does.
-    machine.write(DROPIN, QUICK)
-    machine.run("systemctl", "daemon-reload")
-    yield machine
-    machine.run("systemctl", "stop", UNIT)
-    machine.run("systemctl", "reset-failed", UNIT, check=False)
-    machine.run("rm", "-rf", STATE, DROPIN)
-    machine.run("systemctl", "daemon-reload")
+    bare.write(DROPIN, QUICK)
+    bare.run("systemctl", "daemon-reload")
+    return bare
 
 
 def configure(machine: Machine, text: str) -> None:
-    machine.write("/etc/archiver/config.toml", text)
+    machine.write(CONFIG_FILE, text)
 
 
 def held(machine: Machine) -> set[str]:
@@ -196,27 +204,25 @@ def test_the_daemon_archives_a_folder_and_undo_brings_every_byte_back(
     assert_undone(service, originals)
 
 
-def test_an_installation_as_documented_archives_photographs_with_the_shipped_weights(machine: Machine) -> None:
+def test_an_installation_as_documented_archives_photographs_with_the_shipped_weights(bare: Machine) -> None:
     package = find_spec("skimage")
     assert package is not None
     folder = Path(str(package.origin)).parent / "data"
-    tier = machine.root / TIER.lstrip("/")
+    tier = bare.root / TIER.lstrip("/")
     for name in ("astronaut.png", "camera.png", "gravel.png", "hubble_deep_field.jpg"):
         shutil.copyfile(folder / name, tier / name)
         os.utime(tier / name, (1_400_000_000, 1_300_000_000))
     originals = [Original.of(path) for path in sorted(tier.glob("*.*g"))]
     for original in originals:
         os.utime(original.path, ns=(1_400_000_000_000_000_000, original.mtime_ns))  # that was no use of it
-    machine.run("archiver", "init", TIER)
-    with machine.expect(UNIT, "started", "archive photographs: ", timeout=240):
-        machine.run("systemctl", "start", UNIT)
-    machine.run("systemctl", "stop", UNIT)
+    bare.run("archiver", "init", TIER)
+    with bare.expect(UNIT, "started", "archive photographs: ", timeout=240):
+        bare.run("systemctl", "start", UNIT)
+    bare.run("systemctl", "stop", UNIT)
     released = [original for original in originals if original.released()]
     assert released, "the gate refused all of them"
-    assert_nothing_lost(machine, originals)
-    assert_undone(machine, originals)
-    machine.run("rm", "-rf", STATE, "/etc/archiver/config.toml")
-    machine.run("find", TIER, "-mindepth", "1", "-delete")
+    assert_nothing_lost(bare, originals)
+    assert_undone(bare, originals)
 
 
 def test_a_daemon_killed_in_the_middle_comes_back_and_finishes_with_nothing_lost(
