@@ -12,6 +12,7 @@ from archiver.catalog.rows import FileRow, HoldingRow, State
 from archiver.errors import (
     ArchiverError,
     FileModified,
+    FileOpen,
     HeldOriginalDamaged,
     NothingHeld,
     from_os_error,
@@ -49,12 +50,10 @@ def _undo_one(site: Site, tier: LocalTier, row: FileRow, to: Path | None) -> Out
         held = site.catalog.holding_for(row.id)
         if held is None:
             raise NothingHeld(path=path)
-        if row.record_id is None:
-            raise NothingHeld(path=path)
         _check_original(tier, held, site.catalog.record(held.record_id).sha256, path)
         arrow("undo.verified")
         if to is not None:
-            shutil.copy2(f"/proc/self/fd/{tier.holding_fd}/{held.name}", to / row.name)
+            _copy_out(tier, held, to / row.name)
             return Outcome(path, "undo", Result.DONE, f"copied to {to / row.name}", bytes_after=held.size)
         if _stands(tier, row):
             with hold(tier, row) as subject:
@@ -68,6 +67,16 @@ def _undo_one(site: Site, tier: LocalTier, row: FileRow, to: Path | None) -> Out
         failure = error
     result = Result.SKIPPED if isinstance(failure, NothingHeld) else Result.FAILED
     return Outcome(path, "undo", result, failure.message, error=failure)
+
+
+def _copy_out(tier: LocalTier, held: HoldingRow, target: Path) -> None:
+    """Copy a held original, with its times, never over another file. Raises OSError."""
+    fd = fileops.open_file(tier.holding_fd, held.name, os.O_RDONLY)
+    with os.fdopen(fd, "rb") as original, target.open("xb") as copy:
+        shutil.copyfileobj(original, copy)
+        copy.flush()
+        fileops.copy_attributes(fd, copy.fileno())
+        os.fsync(copy.fileno())
 
 
 def _check_original(tier: LocalTier, held: HoldingRow, sha256: bytes, path: Path) -> None:
@@ -111,8 +120,12 @@ def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
     intent = Intent("undo", subject.row.path, held.record_id, subject.stat.st_ino, held=held.name)
     with reconcile.journalled(site, tier, intent):
         arrow("undo.journalled")
-        with fileops.write_lease(subject.fd, subject.path):
+        with fileops.write_lease(subject.fd, subject.path) as lease:
             fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, held.name)
+            if lease.broken or subject.changed():
+                # Somebody waits to open what is about to be unlinked, and what they wrote would go with it.
+                fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, held.name)
+                raise FileOpen(path=subject.path)
         fileops.fsync_directory(subject.directory_fd)
         fileops.fsync_directory(tier.holding_fd)
         arrow("undo.exchanged")

@@ -90,6 +90,9 @@ def test_undo_does_not_overwrite_what_a_user_wrote(site: Site, tier_root: Path, 
     rescued.mkdir()
     undo(site, [path], to=rescued)
     assert (rescued / "wide.jpg").read_bytes() == original
+    (rescued / "wide.jpg").write_bytes(b"something of the user's")
+    assert undo(site, [path], to=rescued).count("undo", Result.FAILED) == 1
+    assert (rescued / "wide.jpg").read_bytes() == b"something of the user's"
 
 
 def test_undo_brings_a_deleted_file_back(site: Site, tier_root: Path) -> None:
