@@ -351,6 +351,27 @@ class SchemeUnsupported(ArchiverError):
     hint = "`archiver models list` shows which schemes each profile offers."
 
 
+class DecoderBusy(ArchiverError):
+    """the decoder {where} has too much to do: {waiting} records wait already"""
+
+    exit_code = 6
+    hint = "Try again in a moment; `queue` under [decoder] in the configuration is how many may wait."
+
+
+class DeadlineMissed(ArchiverError):
+    """no picture within {seconds} s: the decoder {where} is too slow or has too much to do"""
+
+    exit_code = 6
+    hint = "`archiver decoder status` shows what it is doing. Nothing was changed."
+
+
+class DecoderFailed(ArchiverError):
+    """the decoder {where} failed: {reason}"""
+
+    exit_code = 6
+    hint = "Nothing was changed. It is started again for the next record; the log says more."
+
+
 # -- single files: why an image stays resident -------------------------------------------------------------------------
 
 

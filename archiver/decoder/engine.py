@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from enum import IntEnum
 from typing import Protocol
 
 import numpy as np
@@ -18,8 +19,18 @@ from archiver.models.profiles import ProfileInfo
 from archiver.models.vault import Vault
 
 
+class Priority(IntEnum):
+    """Who waits for a picture; the lowest goes first."""
+
+    INTERACTIVE = 0  # a reader, blocked until the picture is there
+    BULK = 1  # nobody: trial decodes, recalls of whole folders
+
+
 class Engine(Protocol):
-    """Codes pictures with the profile of the configuration; decodes records of any profile in the vault."""
+    """Codes pictures with the profile of the configuration; decodes records of any profile in the vault.
+
+    Every method may be called from any number of threads at once.
+    """
 
     @property
     def profile(self) -> ProfileInfo:
@@ -35,10 +46,14 @@ class Engine(Protocol):
         """The records of pictures at the profile's working size. Raises SchemeUnsupported, WeightsDamaged."""
         ...
 
-    def decode(self, records: Sequence[Record]) -> list[NDArray[np.uint8]]:
+    def decode(
+        self, records: Sequence[Record], *, priority: Priority = Priority.BULK, deadline: float | None = None
+    ) -> list[NDArray[np.uint8]]:
         """The pictures (h, w, 3) of records, upright, at working size; the same record gives the same bytes.
 
-        Raises ProfileUnknown, WeightsDamaged, SchemeUnsupported, RecordCorrupt.
+        deadline: a time.monotonic() after which nobody wants them any more; None waits for ever.
+        Raises ProfileUnknown, WeightsDamaged, SchemeUnsupported, RecordCorrupt, and what keeps a decoder from its work:
+        DecoderBusy (too many wait already), DeadlineMissed, DecoderFailed.
         """
         ...
 

@@ -21,6 +21,7 @@ from archiver.codec.fidelity import FidelityReport
 from archiver.codec.picture import Picture
 from archiver.codec.record import Record, Scheme, Steering
 from archiver.decoder.decoding import decode_record, to_tensor
+from archiver.decoder.engine import Priority
 from archiver.decoder.judge import judge
 from archiver.errors import PresetUnknown, SchemeUnsupported
 from archiver.models.embedded import EmbeddedModels, load_embedded
@@ -67,7 +68,13 @@ class LocalEngine:
 
         return list(self._pool.map(encode_one, pictures))
 
-    def decode(self, records: Sequence[Record]) -> list[NDArray[np.uint8]]:
+    def decode(
+        self,
+        records: Sequence[Record],
+        *,
+        priority: Priority = Priority.BULK,  # noqa: ARG002
+        deadline: float | None = None,  # noqa: ARG002
+    ) -> list[NDArray[np.uint8]]:
         """The pictures (h, w, 3) of records, upright, at working size; the same record gives the same bytes.
 
         Raises ProfileUnknown, WeightsDamaged, SchemeUnsupported, RecordCorrupt.
