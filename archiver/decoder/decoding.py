@@ -1,6 +1,9 @@
-"""One record to one picture: the scheme's material steers the sampler."""
+"""Records to pictures: the scheme's material steers the sampler."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,54 +15,70 @@ from archiver.codec import schemes
 from archiver.codec.record import Record
 from archiver.decoder import guidance
 from archiver.decoder.sampler import sample, trajectory
-from archiver.models.embedded import Conditions, EmbeddedModels
+from archiver.models.embedded import Conditions, Networks
 from archiver.models.embedded.denoiser import Keep
 
 
-def decode_record(models: EmbeddedModels, record: Record) -> NDArray[np.uint8]:
-    """The picture (h, w, 3) of a record, at working size.
+def decode_records(models: Networks, records: Sequence[Record]) -> list[NDArray[np.uint8]]:
+    """The pictures (h, w, 3) of records, at working size, from one run of the networks.
 
-    Raises RecordCorrupt.
+    The records must agree in scheme, grid, steering and the shapes of what they hold: `archiver.decoder.service.company` tells.
+    Raises RecordCorrupt, ValueError where they do not agree.
     """
     with torch.inference_mode():
-        steering = record.steering
-        steered = _Steered(models, record)
+        first = records[0]
+        steering = first.steering
+        steered = _Steered(models, records)
         run = trajectory(steering.sampler, models.alphas_cumprod, steering.steps, steering.start)
-        columns, rows = record.grid
-        shape = (1, models.meta.latent_channels, rows, columns)
-        z = torch.randn(shape, generator=torch.Generator().manual_seed(record.seed))
+        z = torch.cat([_noise(models, record) for record in records]).to(models.device)
         if steering.start is not None and steered.known is not None:
             z = guidance.sdedit_start(steered.known, z, run.alpha)
-        return to_pixels(models.autoencoder.decode(sample(run, z, steered.predict)))
+        pictures = models.autoencoder.decode(sample(run, z, steered.predict)).cpu()
+        return [to_pixels(picture[None]) for picture in pictures]
+
+
+def _noise(models: Networks, record: Record) -> Tensor:
+    """The noise (1, C, h, w) that a record's seed stands for; made on the CPU, so that it is the same everywhere."""
+    columns, rows = record.grid
+    shape = (1, models.meta.latent_channels, rows, columns)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(record.seed))
 
 
 class _Steered:
-    """The denoiser under the conditions and the guidance of one record."""
+    """The denoiser under the conditions and the guidance of some records that agree."""
 
-    def __init__(self, models: EmbeddedModels, record: Record) -> None:
-        material = schemes.material(record)
-        columns, rows = record.grid
-        self._models, self._steering = models, record.steering
-        self._colours = None if material.colours is None else to_tensor(material.colours)
-        self.known: Tensor | None = None  # the latent of the enlarged colour map
+    def __init__(self, models: Networks, records: Sequence[Record]) -> None:
+        first, device = records[0], models.device
+        if any(
+            (other.scheme, other.grid, other.steering) != (first.scheme, first.grid, first.steering)
+            for other in records
+        ):
+            raise ValueError("records of one run must agree in scheme, grid and steering")
+        materials = [schemes.material(record) for record in records]
+        columns, rows = first.grid
+        self._models, self._steering, self._count = models, first.steering, len(records)
+        colours = _stacked([one.colours for one in materials], device)
+        self._colours = None if colours is None else colours.permute(0, 3, 1, 2).float() / 127.5 - 1
+        self.known: Tensor | None = None  # the latents of the enlarged colour maps
         if self._colours is not None:
             side = models.meta.downscale
             enlarged = F.interpolate(self._colours, (rows * side, columns * side), mode="bicubic", align_corners=False)
             self.known = models.autoencoder.encode(enlarged.clamp(-1, 1))
-        detail = None if material.detail is None else torch.from_numpy(material.detail)[None, None]
-        self._detail = detail
-        self._latent_detail = None if detail is None else F.adaptive_avg_pool2d(detail, (rows, columns))
+        detail = _stacked([one.detail for one in materials], device)
+        self._detail = None if detail is None else detail[:, None]
+        self._latent_detail = None if self._detail is None else F.adaptive_avg_pool2d(self._detail, (rows, columns))
         linear = self._steering.linear
-        self._mask = None if linear is None else guidance.low_frequency_mask(rows, columns, linear.cutoff)
-        self._conditions = self._pair(
-            None if material.embedding is None else torch.from_numpy(material.embedding)[None],
-            None if material.labels is None else torch.from_numpy(material.labels.astype(np.int64))[None],
+        self._mask = None if linear is None else guidance.low_frequency_mask(rows, columns, linear.cutoff).to(device)
+        labels = _stacked([one.labels for one in materials], device)
+        self._conditions = self._pairs(
+            _stacked([one.embedding for one in materials], device),
+            None if labels is None else labels.long(),
             F.adaptive_avg_pool2d(self._colours, (rows, columns))
             if self._colours is not None and self._steering.colours_condition
             else None,
         )
 
-    def _pair(self, embedding: Tensor | None, labels: Tensor | None, colours: Tensor | None) -> Conditions:
+    def _pairs(self, embedding: Tensor | None, labels: Tensor | None, colours: Tensor | None) -> Conditions:
         """The conditions twice, for the estimate with and that without the semantic ones."""
         twice = (None if part is None else part.repeat_interleave(2, 0) for part in (embedding, labels, colours))
         return Conditions(*twice)
@@ -86,12 +105,18 @@ class _Steered:
         Both estimates come from one call, whatever the scale, so that a picture never depends on how calls are grouped.
         """
         alpha = float(self._models.alphas_cumprod[time])
-        pair = z.repeat_interleave(2, 0)
-        semantic, always = torch.tensor([True, False]), torch.tensor([True, True])
-        times = torch.full((2,), time)
-        v = self._models.denoiser(pair, times, self._conditions, Keep(semantic, semantic, always))
-        with_condition, without = guidance.x0_from_v(pair, v, alpha).chunk(2)
-        return guidance.classifier_free(with_condition, without, self._steering.guidance)
+        pairs = z.repeat_interleave(2, 0)
+        semantic = torch.tensor([True, False] * self._count, device=z.device)
+        times = torch.full_like(semantic, time, dtype=torch.long)
+        v = self._models.denoiser(pairs, times, self._conditions, Keep(semantic, semantic, torch.ones_like(semantic)))
+        x0 = guidance.x0_from_v(pairs, v, alpha)
+        return guidance.classifier_free(x0[0::2], x0[1::2], self._steering.guidance)
+
+
+def _stacked(parts: Sequence[NDArray[Any] | None], device: torch.device) -> Tensor | None:
+    """What every record holds of one kind, (B, ...); None where there is none of it."""
+    there = [part for part in parts if part is not None]
+    return torch.from_numpy(np.stack(there)).to(device) if there else None
 
 
 def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:

@@ -20,7 +20,7 @@ from archiver.codec import schemes
 from archiver.codec.fidelity import FidelityReport
 from archiver.codec.picture import Picture
 from archiver.codec.record import Record, Scheme, Steering
-from archiver.decoder.decoding import decode_record, to_tensor
+from archiver.decoder.decoding import decode_records, to_tensor
 from archiver.decoder.engine import Priority
 from archiver.decoder.judge import judge
 from archiver.errors import PresetUnknown, SchemeUnsupported
@@ -83,7 +83,7 @@ class LocalEngine:
         def decode_one(record: Record) -> NDArray[np.uint8]:
             if record.scheme not in schemes.SUPPORTED:
                 raise self._unsupported(record.scheme)
-            return decode_record(self._models(record.profile), record)
+            return decode_records(self._models(record.profile), [record])[0]
 
         return list(self._pool.map(decode_one, records))
 

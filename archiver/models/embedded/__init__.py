@@ -4,10 +4,12 @@ from archiver.models.embedded.autoencoder import Autoencoder
 from archiver.models.embedded.denoiser import Conditions, Denoiser
 from archiver.models.embedded.profile import (
     EmbeddedModels,
+    Networks,
     ProfileMeta,
     WeightFile,
     init_random,
     load_embedded,
+    load_network,
     read_profile,
     save_profile,
     verify_profile,
@@ -19,6 +21,7 @@ __all__ = [
     "Conditions",
     "Denoiser",
     "EmbeddedModels",
+    "Networks",
     "ProfileMeta",
     "SemanticEncoder",
     "Semantics",
@@ -26,6 +29,7 @@ __all__ = [
     "colour_map",
     "init_random",
     "load_embedded",
+    "load_network",
     "read_profile",
     "save_profile",
     "verify_profile",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -59,6 +61,40 @@ class ProfileMeta:
         return hashlib.sha256(lines.encode()).digest()
 
 
+class Networks(Protocol):
+    """The networks of a profile, wherever they are and whenever they are loaded."""
+
+    @property
+    def autoencoder(self) -> Autoencoder:
+        """Pictures to latents and back."""
+        ...
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """Predicts v."""
+        ...
+
+    @property
+    def semantics(self) -> SemanticEncoder:
+        """What a picture shows."""
+        ...
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The noise schedule (1000,), on the CPU."""
+        ...
+
+    @property
+    def meta(self) -> ProfileMeta:
+        """What `profile.toml` says."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddedModels:
     """The networks of the embedded profile, in evaluation mode, float32, and the noise schedule (1000,) they know."""
@@ -70,14 +106,26 @@ class EmbeddedModels:
     meta: ProfileMeta
 
     @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.autoencoder.latent_mean.device
+
+    @property
     def betas(self) -> Tensor:
         """The schedule as betas (1000,), which diffusers' schedulers take as `trained_betas`."""
         previous = torch.cat([torch.ones(1, dtype=torch.float64), self.alphas_cumprod[:-1].double()])
         return (1 - self.alphas_cumprod.double() / previous).float()
 
 
+_PARTS: dict[str, Callable[[], nn.Module]] = {
+    "autoencoder": Autoencoder,
+    "denoiser": Denoiser,
+    "semantics": SemanticEncoder,
+}
+
+
 def _networks() -> dict[str, nn.Module]:
-    return {"autoencoder": Autoencoder(), "denoiser": Denoiser(), "semantics": SemanticEncoder()}
+    return {name: make() for name, make in _PARTS.items()}
 
 
 def _models(networks: dict[str, nn.Module], meta: ProfileMeta) -> EmbeddedModels:
@@ -135,10 +183,14 @@ def verify_profile(directory: Path) -> ProfileMeta:
     """
     meta = read_profile(directory)
     for file in meta.files:
-        path = directory / file.name
-        if not path.is_file() or _sha256(path) != file.sha256:
-            raise WeightsDamaged(path=path)
+        _verify(directory, file)
     return meta
+
+
+def _verify(directory: Path, file: WeightFile) -> None:
+    path = directory / file.name
+    if not path.is_file() or _sha256(path) != file.sha256:
+        raise WeightsDamaged(path=path)
 
 
 def load_embedded(directory: Path) -> EmbeddedModels:
@@ -147,18 +199,25 @@ def load_embedded(directory: Path) -> EmbeddedModels:
     Raises ProfileUnknown, ProfileInvalid or WeightsDamaged.
     """
     meta = verify_profile(directory)
-    networks = _networks()
-    for name, network in networks.items():
-        path = directory / f"{name}.safetensors"
-        try:
-            network.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()})
-        except (
-            RuntimeError,
-            ValueError,
-            SafetensorError,
-        ) as problem:  # right hash, wrong content: the pin itself is wrong
-            raise ProfileInvalid(path=path, problem=str(problem).splitlines()[0]) from problem
-    return _models(networks, meta)
+    return _models({name: load_network(directory, meta, name) for name in _PARTS}, meta)
+
+
+def load_network(directory: Path, meta: ProfileMeta, name: str) -> nn.Module:
+    """Load one network, "autoencoder", "denoiser" or "semantics", after checking its hash; float32 on the CPU, in
+    evaluation mode.
+
+    Raises ProfileInvalid or WeightsDamaged.
+    """
+    path = directory / f"{name}.safetensors"
+    _verify(directory, next(file for file in meta.files if file.name == path.name))
+    with torch.device("meta"):  # the weights it would begin with are never looked at
+        network = _PARTS[name]()
+    try:
+        network.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()}, assign=True)
+    except (RuntimeError, ValueError, SafetensorError) as problem:
+        # The right hash and the wrong content: the pin itself is wrong.
+        raise ProfileInvalid(path=path, problem=str(problem).splitlines()[0]) from problem
+    return network.eval().requires_grad_(False)
 
 
 def init_random(seed: int, long_side: int = 256) -> EmbeddedModels:
