@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch.nn import functional as F
 
 from archiver.codec import schemes
 from archiver.codec.record import Record
-from archiver.decoder import guidance
-from archiver.decoder.sampler import sample, trajectory
+from archiver.decoder import attention, guidance
+from archiver.decoder.sampler import SteerZ, sample, trajectory
 from archiver.models.embedded import Conditions, Networks
 from archiver.models.embedded.denoiser import Keep
 
@@ -22,10 +23,10 @@ from archiver.models.embedded.denoiser import Keep
 def decode_records(models: Networks, records: Sequence[Record]) -> list[NDArray[np.uint8]]:
     """The pictures (h, w, 3) of records, at working size, from one run of the networks.
 
-    The records must agree in scheme, grid, steering and the shapes of what they hold: `archiver.decoder.service.company` tells.
+    The records must agree in scheme, grid, steering and the shapes of what they hold (`archiver.decoder.jobs.company`).
     Raises RecordCorrupt, ValueError where they do not agree.
     """
-    with torch.inference_mode():
+    with torch.no_grad():  # attention guidance takes gradients within, which inference mode would not allow
         first = records[0]
         steering = first.steering
         steered = _Steered(models, records)
@@ -33,7 +34,7 @@ def decode_records(models: Networks, records: Sequence[Record]) -> list[NDArray[
         z = torch.cat([_noise(models, record) for record in records]).to(models.device)
         if steering.start is not None and steered.known is not None:
             z = guidance.sdedit_start(steered.known, z, run.alpha)
-        pictures = models.autoencoder.decode(sample(run, z, steered.predict)).cpu()
+        pictures = models.autoencoder.decode(sample(run, z, steered.predict, steered.steer(len(run.times)))).cpu()
         return [to_pixels(picture[None]) for picture in pictures]
 
 
@@ -70,8 +71,10 @@ class _Steered:
         linear = self._steering.linear
         self._mask = None if linear is None else guidance.low_frequency_mask(rows, columns, linear.cutoff).to(device)
         labels = _stacked([one.labels for one in materials], device)
+        self._attention = _stacked([one.attention for one in materials], device)
+        self._embedding = _stacked([one.embedding for one in materials], device)
         self._conditions = self._pairs(
-            _stacked([one.embedding for one in materials], device),
+            self._embedding,
             None if labels is None else labels.long(),
             F.adaptive_avg_pool2d(self._colours, (rows, columns))
             if self._colours is not None and self._steering.colours_condition
@@ -82,6 +85,25 @@ class _Steered:
         """The conditions twice, for the estimate with and that without the semantic ones."""
         twice = (None if part is None else part.repeat_interleave(2, 0) for part in (embedding, labels, colours))
         return Conditions(*twice)
+
+    def steer(self, steps: int) -> SteerZ | None:
+        """What moves z_t before each of the first of `steps` steps; None where there is nothing to steer by."""
+        guide, wanted = self._steering.attention, self._attention
+        if guide is None or wanted is None:
+            return None
+        conditions = Conditions(self._embedding)
+        first_unsteered = math.ceil(guide.until * steps)
+
+        def step(z: Tensor, time: int, left: int) -> Tensor:
+            if steps - 1 - left >= first_unsteered:
+                return z
+
+            def attend(moved: Tensor) -> Tensor:
+                return attention.octaves(attention.received(self._models, moved, time, conditions))
+
+            return guidance.attention_guidance(z, wanted, attend, guide.strength)[0]
+
+        return step
 
     def predict(self, z: Tensor, time: int, left: int) -> Tensor:
         """The steered estimate of the clean latent at `time`, with `left` steps still to come."""

@@ -210,10 +210,9 @@ def load_network(directory: Path, meta: ProfileMeta, name: str) -> nn.Module:
     """
     path = directory / f"{name}.safetensors"
     _verify(directory, next(file for file in meta.files if file.name == path.name))
-    with torch.device("meta"):  # the weights it would begin with are never looked at
-        network = _PARTS[name]()
+    network = _PARTS[name]()
     try:
-        network.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()}, assign=True)
+        network.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()})
     except (RuntimeError, ValueError, SafetensorError) as problem:
         # The right hash and the wrong content: the pin itself is wrong.
         raise ProfileInvalid(path=path, problem=str(problem).splitlines()[0]) from problem
