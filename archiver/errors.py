@@ -295,6 +295,20 @@ class ModelsNotInstalled(ArchiverError):
     hint = "pip install 'archiver[decode]'"
 
 
+class MeasuresNotInstalled(ArchiverError):
+    """this needs the libraries that measure pictures, which are not installed ({missing})"""
+
+    exit_code = 6
+    hint = "pip install 'archiver[bench]'"
+
+
+class NothingToMeasure(ArchiverError):
+    """no photograph in {path}"""
+
+    exit_code = 2
+    hint = "Name a folder of JPEG, PNG, WebP or TIFF photographs, at least two."
+
+
 class ProfileUnknown(ArchiverError):
     """no profile {profile} in the vault"""
 
@@ -439,6 +453,13 @@ class InputOutputError(ArchiverError):
 
     exit_code = 7
     hint = "Look at `dmesg` and the disk's health before anything else."
+
+
+class RecallUnreachable(ArchiverError):
+    """archiver-recall does not answer at {path}"""
+
+    exit_code = 7
+    hint = "`systemctl status archiver-recall` says why; without it, readers of released files see the placeholder."
 
 
 class PermissionRefused(ArchiverError):
