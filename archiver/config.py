@@ -111,6 +111,7 @@ Floor = Annotated[Annotated[float, Field(ge=0.0)] | None, BeforeValidator(_none)
 AbsolutePath = Annotated[Path, AfterValidator(absolute)]
 Patterns = tuple[Annotated[str, AfterValidator(_readable_pattern)], ...]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
+NonEmpty = Annotated[str, Field(min_length=1)]
 Tag = Annotated[str, Field(min_length=1, pattern=r"^[^,]*$")]
 SchemeName = Literal["sgc", "cocli", "coclico", "g-coclico", "seacom", "seseco"]
 FormatName = Literal["jpeg", "png", "webp", "tiff"]
@@ -222,6 +223,42 @@ class ScheduleSettings(Section):
     watch: bool = True
 
 
+class RecallRuleSettings(Section):
+    """What becomes of somebody who reads a released file.
+
+    All conditions must hold, an empty list is none; the first rule that matches decides.
+    """
+
+    name: Name
+    process: tuple[NonEmpty, ...] = ()
+    cgroup: tuple[NonEmpty, ...] = ()
+    user: tuple[NonEmpty, ...] = ()
+    tiers: tuple[str, ...] = ()
+    include: Annotated[Patterns, AfterValidator(_not_empty)] = ("**",)
+    exclude: Patterns = ()
+    action: Literal["recall", "placeholder", "refuse"] = "recall"
+    errno: Literal["EPERM", "EIO", "EBUSY", "EAGAIN"] = "EPERM"
+    priority: Literal["interactive", "bulk"] = "interactive"
+
+
+class RecallSettings(Section):
+    """How readers of released files are answered."""
+
+    mode: Literal["transparent", "managed"] = "transparent"
+    socket: AbsolutePath = Path("/run/archiver/recall.sock")
+    on_failure: Literal["placeholder", "error"] = "placeholder"
+    deadline: Interval = timedelta(minutes=5)
+    concurrent: Annotated[int, Field(ge=1, le=256)] = 4
+    waiting: Annotated[int, Field(ge=1, le=100_000)] = 4096
+    per_hour: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none)] = 5000
+    rule: tuple[RecallRuleSettings, ...] = ()
+
+    @property
+    def desk_socket(self) -> Path:
+        """Where the daemon tells of recalls, and answers mounts: beside the socket of `archiver-recall`."""
+        return self.socket.with_name("desk.sock")
+
+
 class LimitSettings(Section):
     """What one picture may cost; a file beyond a limit stays resident and is reported."""
 
@@ -240,6 +277,7 @@ class Settings(Section):
     model: ModelSettings = ModelSettings()
     release: ReleaseSettings = ReleaseSettings()
     schedule: ScheduleSettings = ScheduleSettings()
+    recall: RecallSettings = RecallSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
     tier: tuple[TierSettings, ...] = ()
@@ -248,7 +286,9 @@ class Settings(Section):
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
         tiers = [(tier.name, tier.path) for tier in self.tier]
-        if problems := disagreements(tiers, [(rule.name, rule.tiers) for rule in self.rule]):
+        rules = [(rule.name, rule.tiers) for rule in self.rule]
+        recall_rules = [(rule.name, rule.tiers) for rule in self.recall.rule]
+        if problems := disagreements(tiers, rules, recall_rules):
             raise ValueError("; ".join(problems))
         return self
 

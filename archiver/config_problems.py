@@ -22,13 +22,22 @@ def all_problems(error: ValidationError, raw: dict[str, Any], model: type[BaseMo
     return problems + _disagreements_in(raw)
 
 
-def disagreements(tiers: Sequence[tuple[str, Path | None]], rules: Sequence[tuple[str, Sequence[str]]]) -> list[str]:
-    """What tiers (name, path) and rules (name, tiers), each valid alone, get wrong together."""
+def disagreements(
+    tiers: Sequence[tuple[str, Path | None]],
+    rules: Sequence[tuple[str, Sequence[str]]],
+    recall_rules: Sequence[tuple[str, Sequence[str]]] = (),
+) -> list[str]:
+    """What tiers (name, path) and both kinds of rules (name, tiers), each valid alone, get wrong together."""
     problems = []
     names = [name for name, _ in tiers]
-    for what, seen in (("tiers", names), ("rules", [name for name, _ in rules])):
+    named = (
+        ("tiers", names),
+        ("rules", [name for name, _ in rules]),
+        ("recall rules", [name for name, _ in recall_rules]),
+    )
+    for what, seen in named:
         problems += [f"two {what} have the name {name!r}" for name in sorted(set(seen)) if seen.count(name) > 1]
-    for rule, wanted in rules:
+    for rule, wanted in (*rules, *recall_rules):
         problems += [
             f"rule {rule!r} names tier {name!r}, which is not configured" for name in wanted if name not in names
         ]
@@ -41,14 +50,21 @@ def disagreements(tiers: Sequence[tuple[str, Path | None]], rules: Sequence[tupl
 def _disagreements_in(raw: dict[str, Any]) -> list[str]:
     """As `disagreements`, from unvalidated TOML: what has not even the right type is left out."""
     tiers = [(tier["name"], tier.get("path")) for tier in _tables(raw, "tier") if isinstance(tier.get("name"), str)]
-    rules = [(rule["name"], rule.get("tiers")) for rule in _tables(raw, "rule") if isinstance(rule.get("name"), str)]
+    recall = raw.get("recall")
     return disagreements(
         [(name, Path(path) if isinstance(path, str) and path.startswith("/") else None) for name, path in tiers],
-        [
-            (name, [tier for tier in wanted if isinstance(tier, str)] if isinstance(wanted, list) else [])
-            for name, wanted in rules
-        ],
+        _rules_in(raw),
+        _rules_in(recall) if isinstance(recall, dict) else (),
     )
+
+
+def _rules_in(raw: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    """Name and tiers of every [[rule]] of a section."""
+    rules = [(rule["name"], rule.get("tiers")) for rule in _tables(raw, "rule") if isinstance(rule.get("name"), str)]
+    return [
+        (name, [tier for tier in wanted if isinstance(tier, str)] if isinstance(wanted, list) else [])
+        for name, wanted in rules
+    ]
 
 
 def _tables(raw: dict[str, Any], key: str) -> list[dict[str, Any]]:

@@ -22,12 +22,27 @@ def render(settings: Settings) -> str:
     lines: list[str] = []
     for name in Settings.model_fields:
         value = getattr(settings, name)
-        if isinstance(value, tuple):
-            for entry in value:
-                lines += ["", f"[[{name}]]", *_keys(entry)]
+        if name == "catalog":
+            lines += ["", "[catalog]", *_catalog_keys(settings)]
         else:
-            lines += ["", f"[{name}]", *(_catalog_keys(settings) if name == "catalog" else _keys(value))]
+            lines += _tables(name, value)
     return "\n".join(lines[1:]) + "\n"
+
+
+def _tables(name: str, value: Section | tuple[Section, ...]) -> Iterator[str]:
+    """A section, and what is repeated in it; or every entry of a repeated one."""
+    for entry in value if isinstance(value, tuple) else (value,):
+        yield from ("", f"[[{name}]]" if isinstance(value, tuple) else f"[{name}]", *_keys(entry))
+        for inner in type(entry).model_fields:
+            if is_repeated(entry, inner):
+                yield from _tables(f"{name}.{inner}", getattr(entry, inner))
+
+
+def is_repeated(section: Section | type[Section], name: str) -> bool:
+    """Whether a key of a section stands for [[tables]]."""
+    kind = section if isinstance(section, type) else type(section)
+    inner = get_args(kind.model_fields[name].annotation)
+    return bool(inner) and isinstance(inner[0], type) and issubclass(inner[0], Section)
 
 
 def default_config(data_dir: Path, tiers: Sequence[Path]) -> str:
@@ -88,7 +103,8 @@ def _catalog_keys(settings: Settings) -> Iterator[str]:
 
 def _keys(section: Section) -> Iterator[str]:
     for name, field in type(section).model_fields.items():
-        yield _line(name, field, getattr(section, name), given=name in section.model_fields_set)
+        if not is_repeated(section, name):
+            yield _line(name, field, getattr(section, name), given=name in section.model_fields_set)
 
 
 def _line(name: str, field: FieldInfo, value: object, *, given: bool) -> str:

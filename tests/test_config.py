@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from archiver.config import (
+    RecallRuleSettings,
     RuleSettings,
     Section,
     Settings,
@@ -73,7 +74,8 @@ def fields() -> Iterator[tuple[str, str, type[BaseModel]]]:
     for title, model in known_sections(Settings):
         for name in model.model_fields:
             kind = model.model_fields[name].annotation
-            if title and not (isinstance(kind, type) and issubclass(kind, Section)):
+            kinds = (kind, *get_args(kind))
+            if title and not any(isinstance(one, type) and issubclass(one, Section) for one in kinds):
                 yield f"{title}.{name}", name, model
 
 
@@ -97,7 +99,11 @@ def test_the_example_teaches_the_true_default(key: str, name: str, model: type[B
         assert model.model_fields[name].is_required()
         return
     taught = documented()[key]
-    required = {TierSettings: {"name": "t", "path": "/t"}, RuleSettings: {"name": "r"}}.get(model, {})
+    required = {
+        TierSettings: {"name": "t", "path": "/t"},
+        RuleSettings: {"name": "r"},
+        RecallRuleSettings: {"name": "r"},
+    }.get(model, {})
     if name == "url_file":
         assert taught == "none"
         assert default is None
@@ -193,7 +199,8 @@ def test_all_problems_are_listed_at_once() -> None:
 )
 def test_a_misspelt_key_is_answered_with_the_right_one(key: str, name: str, model: type[BaseModel]) -> None:
     title, wrong = key.rpartition(".")[0], name + "x"
-    header = f"[[{title}]]" if title in ("tier", "rule") else f"[[rule]]\n[{title}]" if "." in title else f"[{title}]"
+    repeated = ("tier", "rule", "recall.rule")
+    header = f"[[{title}]]" if title in repeated else f"[[rule]]\n[{title}]" if "." in title else f"[{title}]"
     assert any(f"unknown key {wrong}" in p or f".{wrong}" in p for p in problems_of(f"{header}\n{wrong} = 1"))
     assert any(re.search(rf"did you mean {name}\?", problem) for problem in problems_of(f"{header}\n{wrong} = 1"))
 
