@@ -469,6 +469,27 @@ class PermissionRefused(ArchiverError):
     hint = "The daemon needs to own the files or to run with the capabilities of its systemd unit."
 
 
+class FuseMissing(ArchiverError):
+    """FUSE cannot be used here: {reason}"""
+
+    exit_code = 7
+    hint = "`pip install 'archiver[fuse]'`, and libfuse 3: the Debian package libfuse3-3 (for users but root: fuse3)."
+
+
+class MountRefused(ArchiverError):
+    """{mountpoint}: {reason}"""
+
+    exit_code = 2
+    hint = "MOUNTPOINT is an empty folder outside of the tiers; `umount -l MOUNTPOINT` removes what a dead server left."
+
+
+class MountFailed(ArchiverError):
+    """{mountpoint}: cannot be mounted: {reason}"""
+
+    exit_code = 7
+    hint = "It needs /dev/fuse and the right to mount: in a container --device /dev/fuse --cap-add SYS_ADMIN."
+
+
 class SystemRefused(ArchiverError):
     """{path}: {reason}"""
 

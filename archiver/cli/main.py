@@ -47,6 +47,7 @@ VERBS: dict[str, tuple[Verb, ...]] = {
     "Images": (
         Verb("archive", "acts", "Record cold images and release their space."),
         Verb("recall", "acts", "Regenerate released images in place."),
+        Verb("mount", "mount", "Show a folder at another place, where reading a released file recalls it."),
         Verb("undo", "acts", "Bring original bytes back within the grace period."),
         Verb("pin", "pins", "Never archive a file or folder."),
         Verb("unpin", "pins", "Take a pin away."),
