@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 
 from archiver.catalog.ledger import Recorder, pages
-from archiver.catalog.rows import FileRow, ProfileUse, RecordRow, State
+from archiver.catalog.rows import FileRow, ProfileUse, RecordRow, State, Version
 from archiver.catalog.store import PAGE
 from archiver.catalog.tables import Directory, File, Profile, Recalled, Record, RecordMetadata, Rule
 from archiver.errors import NotTracked
@@ -63,6 +63,13 @@ class Lookup(Recorder):
         if row is None:
             raise NotTracked(path=f"file {file_id}")
         return file_row(row)
+
+    def released_as(self, tier_id: int, version: Version) -> list[FileRow]:
+        """Released files of a tier by what stands there; looks at every file of the tier."""
+        where = (File.tier_id == tier_id, File.state == State.RELEASED, File.inode == version.inode)
+        with self._read() as connection:
+            rows = connection.execute(_FILE.where(*where, File.mtime_ns == version.mtime_ns, File.size == version.size))
+            return [file_row(row) for row in rows]
 
     def record(self, record_id: int) -> RecordRow:
         """A record by its number. Raises NotTracked."""

@@ -8,7 +8,7 @@ from archiver.codec import schemes
 from archiver.codec.record import Record
 from archiver.errors import PlaceholderDamaged
 from archiver.formats import Envelope, Inspection, Kind, Metadata, SourceFacts
-from archiver.lifecycle.subject import Subject
+from archiver.lifecycle.subject import OpenFile, Subject
 
 
 def source_facts(subject: Subject, inspection: Inspection, sha256: bytes) -> SourceFacts:
@@ -33,12 +33,12 @@ def placeholder_head(record_row: RecordRow, source: SourceFacts, metadata: Metad
     return formats.build_placeholder(envelope, metadata, preview)
 
 
-def read_carried(subject: Subject, *kinds: Kind) -> tuple[Envelope, Metadata]:
+def read_carried(file: OpenFile, *kinds: Kind) -> tuple[Envelope, Metadata]:
     """What a placeholder or a generated image carries. Raises PlaceholderDamaged, EnvelopeDamaged, OSError."""
-    with subject.reader() as file:
-        envelope = formats.read_envelope(file)
+    with file.reader() as reader:
+        envelope = formats.read_envelope(reader)
         if envelope is None or envelope.kind not in kinds:
-            raise PlaceholderDamaged(path=subject.path, problem=f"it carries no {' or '.join(kinds)} record")
-        if envelope.source.length != subject.stat.st_size:
-            raise PlaceholderDamaged(path=subject.path, problem="its length is not that of the original it stands for")
-        return envelope, formats.read_metadata(file)
+            raise PlaceholderDamaged(path=file.path, problem=f"it carries no {' or '.join(kinds)} record")
+        if envelope.source.length != file.stat.st_size:
+            raise PlaceholderDamaged(path=file.path, problem="its length is not that of the original it stands for")
+        return envelope, formats.read_metadata(reader)

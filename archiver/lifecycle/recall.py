@@ -13,22 +13,13 @@ from itertools import islice
 from pathlib import Path
 from threading import Event
 
-import numpy as np
-from numpy.typing import NDArray
-
-from archiver import __version__, formats
 from archiver.catalog.rows import FileRow, State
-from archiver.codec.record import Record
-from archiver.errors import ArchiverError, NotReleased, PlaceholderDamaged, from_os_error
-from archiver.formats import BLOCK, Envelope, Kind, Label, Metadata
-from archiver.lifecycle import reconcile
+from archiver.errors import ArchiverError, NotReleased, from_os_error
 from archiver.lifecycle.arrows import arrow
-from archiver.lifecycle.journal import Intent
+from archiver.lifecycle.fill import Carried, carried_by_released, fill
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
-from archiver.lifecycle.placeholder import read_carried
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
-from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
 _RECALLABLE = (State.RELEASED,)
@@ -39,9 +30,7 @@ class _Request:
     """A held-open placeholder and what it says of itself."""
 
     subject: Subject
-    envelope: Envelope
-    metadata: Metadata
-    record: Record
+    carried: Carried
     resources: ExitStack
 
 
@@ -64,10 +53,11 @@ def recall(site: Site, paths: Sequence[Path], *, listener: Listener = ignore, st
         requests = list(_open(site, batch, tell))
         try:
             if requests:
-                decoded = site.engine.decode([request.record for request in requests])
+                decoded = site.engine.decode([request.carried.record for request in requests])
                 arrow("recall.decoded")
                 for request, pixels in zip(requests, decoded, strict=True):
-                    tell(_attempt(request.subject.path, partial(_fill, site, request, pixels)))
+                    act = partial(fill, site, request.subject, request.carried, pixels)
+                    tell(_attempt(request.subject.path, act))
         finally:
             for request in requests:
                 request.resources.close()
@@ -96,83 +86,10 @@ def _open(site: Site, batch: Sequence[tuple[LocalTier, FileRow]], tell: Listener
                 if row.state is not State.RELEASED:
                     raise NotReleased(path=path, state=row.state.label)
                 subject = resources.enter_context(hold(tier, row, os.O_RDWR))
-                envelope, metadata = _read_placeholder(site, subject)
-                record = Record.from_bytes(envelope.record)
+                carried = carried_by_released(site, subject)
             except (OSError, ArchiverError) as error:
                 failure = from_os_error(error, path) if isinstance(error, OSError) else error
                 result = Result.SKIPPED if isinstance(failure, NotReleased) else Result.FAILED
                 tell(Outcome(path, "recall", result, failure.message, error=failure))
                 continue
-            yield _Request(subject, envelope, metadata, record, resources.pop_all())
-
-
-def _read_placeholder(site: Site, subject: Subject) -> tuple[Envelope, Metadata]:
-    """The placeholder's envelope, checked against the catalog. Raises FileModified, PlaceholderDamaged."""
-    subject.require_unchanged()
-    envelope, metadata = read_carried(subject, Kind.PLACEHOLDER)
-    if subject.row.record_id is None or site.catalog.record(subject.row.record_id).payload != envelope.record:
-        raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
-    return envelope, metadata
-
-
-def _fill(site: Site, request: _Request, pixels: NDArray[np.uint8]) -> Outcome:
-    subject, tier = request.subject, request.subject.tier
-    image = render(site, request.envelope, request.metadata, request.record, pixels)
-    before = fileops.allocated_bytes(subject.fd)
-    row = subject.row
-    assert row.record_id is not None  # _read_placeholder compared it
-    intent = Intent("recall", row.path, row.record_id, row.inode)
-    with reconcile.journalled(site, tier, intent):
-        arrow("recall.journalled")
-        subject.require_unchanged()
-        write_in_place(subject, image)
-        digest = fileops.sha256_of(subject.fd)
-        site.catalog.mark_recalled(row.id, digest, version=reconcile.version_of(os.fstat(subject.fd)))
-        arrow("recall.committed")
-    after = fileops.allocated_bytes(subject.fd)
-    return Outcome(
-        subject.path,
-        "recall",
-        Result.DONE,
-        bytes_before=before,
-        bytes_after=after,
-        record_bytes=len(request.envelope.record),
-    )
-
-
-def render(site: Site, envelope: Envelope, metadata: Metadata, record: Record, pixels: NDArray[np.uint8]) -> bytes:
-    """The generated file: `pixels` at the source's dimensions, format and exact length, labelled as synthetic.
-
-    Raises ImageRefused when no quality fits the length.
-    """
-    label = Label(
-        scheme=record.scheme.label,
-        profile=site.engine.profile_of(record).name,
-        source_sha256=envelope.source.sha256,
-        device=site.engine.device,
-        version=__version__,
-    )
-    generated = Envelope(kind=Kind.GENERATED, record=envelope.record, source=envelope.source)
-    image = formats.encode_exact(pixels, generated, metadata, label)
-    if len(image) != envelope.source.length:
-        raise AssertionError(f"{len(image)} bytes generated for a file of {envelope.source.length}")
-    return image
-
-
-def write_in_place(subject: Subject, image: bytes) -> None:
-    """Overwrite a placeholder with the image of the same length, the first block last.
-
-    Until that block is written the file is a placeholder with its record; from then on it is the whole image. Space is
-    claimed before anything is written, so that a full disk leaves the placeholder untouched. Raises OSError.
-    """
-    os.posix_fallocate(subject.fd, BLOCK, len(image) - BLOCK)
-    view = memoryview(image)
-    offset = BLOCK
-    while offset < len(image):
-        offset += os.pwrite(subject.fd, view[offset : offset + (1 << 20)], offset)
-    os.fdatasync(subject.fd)
-    arrow("recall.tail_written")
-    os.pwrite(subject.fd, view[:BLOCK], 0)
-    arrow("recall.head_written")
-    fileops.set_times(subject.fd, subject.stat.st_atime_ns, subject.stat.st_mtime_ns)
-    os.fsync(subject.fd)
+            yield _Request(subject, carried, resources.pop_all())

@@ -11,31 +11,32 @@ from pathlib import Path
 from typing import BinaryIO
 
 from archiver.catalog.rows import FileRow
-from archiver.errors import FileBusy, FileModified
+from archiver.errors import FileBusy, FileModified, FileVanished
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """An open file of a tier: its row, its directory's descriptor, its own descriptor and what fstat said when it was
-    opened.
-    """
+class OpenFile:
+    """A file, open: its path for messages, its descriptor, and what fstat said when it was opened."""
 
-    tier: LocalTier
-    row: FileRow
-    directory_fd: int
+    path: Path
     fd: int
     stat: os.stat_result
-
-    @property
-    def path(self) -> Path:
-        return self.tier.root / self.row.path
 
     def reader(self) -> BinaryIO:
         """A buffered reader over the same descriptor; closing it leaves the descriptor open."""
         os.lseek(self.fd, 0, os.SEEK_SET)
         return os.fdopen(self.fd, "rb", closefd=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject(OpenFile):
+    """An open file of a tier, with its row and its directory's descriptor."""
+
+    tier: LocalTier
+    row: FileRow
+    directory_fd: int
 
     def changed(self) -> bool:
         """True when size, mtime or inode are no longer those of the catalog."""
@@ -54,13 +55,42 @@ def hold(tier: LocalTier, row: FileRow, flags: int = os.O_RDONLY) -> Iterator[Su
 
     Raises OSError (the file or a directory of its path is gone, or became a link), FileBusy.
     """
+    path = tier.root / row.path
     with tier.own_reads.of(row.path), ExitStack() as opened:
         directory_fd = fileops.open_directory(tier.root_fd, row.directory)
         opened.callback(os.close, directory_fd)
         fd = fileops.open_file(directory_fd, row.name, flags)
         opened.callback(os.close, fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileBusy(path=tier.root / row.path) from None
-        yield Subject(tier, row, directory_fd, fd, os.fstat(fd))
+        opened.enter_context(locked(fd, path))
+        yield Subject(path, fd, os.fstat(fd), tier, row, directory_fd)
+
+
+@contextmanager
+def hold_open(tier: LocalTier, row: FileRow, fd: int) -> Iterator[Subject]:
+    """As `hold`, for a descriptor that somebody else opened and closes.
+
+    Raises FileVanished when another file than that of `fd` stands at the row's path, OSError, FileBusy.
+    """
+    path = tier.root / row.path
+    with tier.own_reads.of(row.path), ExitStack() as opened:
+        directory_fd = fileops.open_directory(tier.root_fd, row.directory)
+        opened.callback(os.close, directory_fd)
+        opened.enter_context(locked(fd, path))
+        found, standing = os.fstat(fd), os.stat(row.name, dir_fd=directory_fd, follow_symlinks=False)
+        if not os.path.samestat(found, standing):
+            raise FileVanished(path=path)
+        yield Subject(path, fd, found, tier, row, directory_fd)
+
+
+@contextmanager
+def locked(fd: int, path: Path) -> Iterator[None]:
+    """Keep other archiver processes from acting on the open file. Raises FileBusy."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise FileBusy(path=path) from None
+    try:
+        yield
+    finally:
+        # Said in so many words: another process may have the same open file and close it later than we do.
+        fcntl.flock(fd, fcntl.LOCK_UN)

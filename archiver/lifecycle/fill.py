@@ -1,0 +1,163 @@
+"""Put a generated image where a placeholder stands, in the same inode, through an open descriptor.
+
+Who opened it does not matter: `archiver recall` by its path, the recall desk through the descriptor of a waiting
+reader.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archiver import __version__, formats
+from archiver.codec import schemes
+from archiver.codec.record import Record
+from archiver.errors import PlaceholderDamaged
+from archiver.formats import BLOCK, Envelope, Kind, Label, Metadata
+from archiver.lifecycle import reconcile
+from archiver.lifecycle.arrows import arrow
+from archiver.lifecycle.journal import Intent
+from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.placeholder import read_carried
+from archiver.lifecycle.site import Site
+from archiver.lifecycle.subject import OpenFile, Subject
+from archiver.tiers import fileops
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a placeholder says of itself."""
+
+    envelope: Envelope
+    metadata: Metadata
+    record: Record
+
+
+def carried_by(file: OpenFile) -> Carried:
+    """Read a placeholder. Raises PlaceholderDamaged, EnvelopeDamaged, RecordCorrupt, RecordVersionUnknown, OSError."""
+    envelope, metadata = read_carried(file, Kind.PLACEHOLDER)
+    return Carried(envelope, metadata, Record.from_bytes(envelope.record))
+
+
+def carried_by_released(site: Site, subject: Subject) -> Carried:
+    """Read a placeholder that the catalog knows, and compare the two. Raises FileModified too."""
+    subject.require_unchanged()
+    carried = carried_by(subject)
+    record_id = subject.row.record_id
+    if record_id is None or site.catalog.record(record_id).payload != carried.envelope.record:
+        raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
+    return carried
+
+
+def _nothing() -> None:
+    """Who is told when the image is written, where nobody waits for that."""
+
+
+def fill(
+    site: Site,
+    subject: Subject,
+    carried: Carried,
+    pixels: NDArray[np.uint8],
+    *,
+    asker: str = "",
+    written: Callable[[], None] = _nothing,
+) -> Outcome:
+    """From released to recalled: journal, image, catalog. `asker` goes into the audit.
+
+    `written` is called between the last two: the whole image stands in the file then, durably.
+    Raises FileModified, ImageRefused (no quality fits the length), StateConflict, OSError; settled then.
+    """
+    image = render(site, carried, pixels)
+    row = subject.row
+    assert row.record_id is not None  # carried_by_released compared it
+    before = fileops.allocated_bytes(subject.fd)
+    intent = Intent("recall", row.path, row.record_id, row.inode)
+    with reconcile.journalled(site, subject.tier, intent):
+        arrow("recall.journalled")
+        subject.require_unchanged()
+        write_in_place(subject, image)
+        written()
+        digest = fileops.sha256_of(subject.fd)
+        version = reconcile.version_of(os.fstat(subject.fd))
+        site.catalog.mark_recalled(row.id, digest, version=version, detail=asker)
+        arrow("recall.committed")
+    return _done(subject, carried, before)
+
+
+def fill_unlisted(
+    site: Site,
+    file: OpenFile,
+    carried: Carried,
+    pixels: NDArray[np.uint8],
+    *,
+    written: Callable[[], None] = _nothing,
+) -> Outcome:
+    """Fill a placeholder that no catalog row speaks for: a copy outside every tier, or one that no scan has seen yet.
+
+    There is no journal to note it in. Where it dies the placeholder stands, with space behind its head that the next
+    fill uses. Raises ImageRefused, OSError.
+    """
+    image = render(site, carried, pixels)
+    # Its metadata may stand behind the first block, and nothing else has it: it goes last too, in the same write.
+    head = len(formats.build_placeholder(carried.envelope, carried.metadata, schemes.preview(carried.record)))
+    before = fileops.allocated_bytes(file.fd)
+    try:
+        write_in_place(file, image, head=head)
+    except OSError:
+        with file.reader() as reader:
+            envelope = formats.read_envelope(reader)
+        if envelope is not None and envelope.kind is Kind.PLACEHOLDER:
+            fileops.punch_from(file.fd, head)
+            fileops.set_times(file.fd, file.stat.st_atime_ns, file.stat.st_mtime_ns)
+        raise
+    written()
+    return _done(file, carried, before)
+
+
+def render(site: Site, carried: Carried, pixels: NDArray[np.uint8]) -> bytes:
+    """The generated file: `pixels` at the source's dimensions, format and exact length, labelled as synthetic.
+
+    Raises ImageRefused when no quality fits the length.
+    """
+    source, record = carried.envelope.source, carried.record
+    label = Label(
+        scheme=record.scheme.label,
+        profile=site.engine.profile_of(record).name,
+        source_sha256=source.sha256,
+        device=site.engine.device,
+        version=__version__,
+    )
+    generated = Envelope(kind=Kind.GENERATED, record=carried.envelope.record, source=source)
+    image = formats.encode_exact(pixels, generated, carried.metadata, label)
+    if len(image) != source.length:
+        raise AssertionError(f"{len(image)} bytes generated for a file of {source.length}")
+    return image
+
+
+def write_in_place(file: OpenFile, image: bytes, *, head: int = BLOCK) -> None:
+    """Overwrite a placeholder with the image of the same length, its first `head` bytes last.
+
+    Until those are written the file is a placeholder with its record; from then on it is the whole image. Space is
+    claimed before anything is written, so that a full disk leaves the placeholder untouched. Raises OSError.
+    """
+    os.posix_fallocate(file.fd, head, len(image) - head)
+    view = memoryview(image)
+    offset = head
+    while offset < len(image):
+        offset += os.pwrite(file.fd, view[offset : offset + (1 << 20)], offset)
+    os.fdatasync(file.fd)
+    arrow("recall.tail_written")
+    os.pwrite(file.fd, view[:head], 0)
+    arrow("recall.head_written")
+    fileops.set_times(file.fd, file.stat.st_atime_ns, file.stat.st_mtime_ns)
+    os.fsync(file.fd)
+
+
+def _done(file: OpenFile, carried: Carried, before: int) -> Outcome:
+    after = fileops.allocated_bytes(file.fd)
+    size = len(carried.envelope.record)
+    return Outcome(file.path, "recall", Result.DONE, bytes_before=before, bytes_after=after, record_bytes=size)
