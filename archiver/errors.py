@@ -462,6 +462,13 @@ class RecallUnreachable(ArchiverError):
     hint = "`systemctl status archiver-recall` says why; without it, readers of released files see the placeholder."
 
 
+class WatchingRefused(ArchiverError):
+    """the kernel does not let archiver-recall watch reads: {reason}"""
+
+    exit_code = 7
+    hint = "It takes root or CAP_SYS_ADMIN, outside of a container. `archiver mount` needs neither."
+
+
 class PermissionRefused(ArchiverError):
     """{path}: permission denied ({reason})"""
 

@@ -220,6 +220,13 @@ def ability(group: int, directory: int) -> How:
     return How.NOTHING
 
 
+def filesystem_type(file: int) -> int:
+    """The magic number of the filesystem of an open file. Raises OSError."""
+    buffer = ctypes.create_string_buffer(256)  # struct statfs is smaller; its first word is f_type
+    _checked(_libc.fstatfs(file, buffer), "fstatfs")
+    return int(ctypes.c_long.from_buffer(buffer).value) & 0xFFFFFFFF
+
+
 def _mark(group: int, flags: int, mask: int, descriptor: int) -> None:
     _checked(_libc.fanotify_mark(group, flags, mask, descriptor, None), "fanotify_mark")
 

@@ -1,0 +1,97 @@
+"""The readers that wait, each with a deadline, and those that are given the placeholder for a while."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from archiver.access.fanotify import Event
+from archiver.access.protocol import How
+
+_SPARED = 30.0  # seconds
+_MOST_SPARED = 10_000
+
+
+@dataclass(slots=True)
+class Reader:
+    """One that waits. group: whose event it is. until: when it is answered at the latest, in monotonic seconds."""
+
+    id: int
+    group: int
+    event: Event
+    until: float
+    looked_at: bool = False  # a helper is finding out whether there is anything to wait for
+    asked: bool = False  # the desk knows
+
+    @property
+    def how(self) -> How:
+        return self.event.how
+
+    @property
+    def left_ms(self) -> int:
+        return max(int((self.until - time.monotonic()) * 1000), 0)
+
+
+class Readers:
+    """Those who wait, by id and in the order of their deadlines."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, Reader] = {}
+        self._queue: list[tuple[float, int]] = []
+        # Ids of an earlier responder, which the desk may still answer, are never used again.
+        self._ids = itertools.count(time.monotonic_ns())
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __iter__(self) -> Iterator[Reader]:
+        return iter(list(self._by_id.values()))
+
+    def __contains__(self, reader: Reader) -> bool:
+        return reader.id in self._by_id
+
+    def add(self, group: int, event: Event, patience: float, *, looked_at: bool = False) -> Reader:
+        """A new one, who waits for so many seconds."""
+        reader = Reader(next(self._ids), group, event, time.monotonic() + patience, looked_at)
+        self._by_id[reader.id] = reader
+        heapq.heappush(self._queue, (reader.until, reader.id))
+        return reader
+
+    def take(self, id: int) -> Reader | None:
+        """Who waits under this id, and does not any more."""
+        return self._by_id.pop(id, None)
+
+    def late(self) -> Iterator[Reader]:
+        """Take all whose deadline is over."""
+        while self._queue and (self._queue[0][0] <= time.monotonic() or self._queue[0][1] not in self._by_id):
+            _, id = heapq.heappop(self._queue)
+            if reader := self._by_id.pop(id, None):
+                yield reader
+
+    def pause(self) -> float:
+        """Seconds until the next deadline, infinite when nobody waits."""
+        return max(self._queue[0][0] - time.monotonic(), 0.0) if self._queue else math.inf
+
+
+class Spared:
+    """Who was given a placeholder as it is: the rest of it follows without asking again at every block."""
+
+    def __init__(self) -> None:
+        self._until: dict[tuple[int, int, int], float] = {}  # by process, device, inode; oldest first
+
+    def add(self, pid: int, device: int, inode: int) -> None:
+        self._until.pop((pid, device, inode), None)
+        self._until[pid, device, inode] = time.monotonic() + _SPARED
+        while len(self._until) > _MOST_SPARED:
+            del self._until[next(iter(self._until))]
+
+    def forget(self, device: int, inode: int) -> None:
+        for key in [key for key in self._until if key[1:] == (device, inode)]:
+            del self._until[key]
+
+    def __contains__(self, key: tuple[int, int, int]) -> bool:
+        return self._until.get(key, 0.0) > time.monotonic()

@@ -1,0 +1,52 @@
+"""The two things that `archiver-recall` needs of systemd beyond the journal: notifications and its descriptor store.
+
+See sd_notify(3), sd_pid_notify_with_fds(3), sd_listen_fds_with_names(3). The socket is non-blocking: the service
+manager itself may wait for a reader's answer.
+"""
+
+from __future__ import annotations
+
+import array
+import os
+import socket
+from collections.abc import Sequence
+
+_FIRST = 3  # SD_LISTEN_FDS_START
+
+
+def notify(state: str, descriptors: Sequence[int] = ()) -> None:
+    """Tell the service manager; nothing where there is none, or when it cannot listen just now."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as manager:
+        try:
+            manager.sendmsg([state.encode()], rights, 0, address)
+        except BlockingIOError:
+            return  # a beat of the watchdog more or less; what must arrive is sent before there is anything to wait for
+
+
+def store(name: str, descriptor: int) -> None:
+    """Have a descriptor kept for the next process of this service."""
+    notify(f"FDSTORE=1\nFDNAME={name}", [descriptor])
+
+
+def stored() -> dict[str, int]:
+    """What was kept for us, by name. The environment no longer says so afterwards."""
+    count, process = os.environ.pop("LISTEN_FDS", ""), os.environ.pop("LISTEN_PID", "")
+    names = os.environ.pop("LISTEN_FDNAMES", "").split(":")
+    if not count or process != str(os.getpid()):
+        return {}
+    found: dict[str, int] = {}
+    for number in range(int(count)):
+        os.set_inheritable(_FIRST + number, False)
+        found[names[number]] = _FIRST + number
+    return found
+
+
+def watchdog_seconds() -> float | None:
+    """How often the service manager wants to hear from us."""
+    return int(os.environ["WATCHDOG_USEC"]) / 1e6 if "WATCHDOG_USEC" in os.environ else None
