@@ -34,3 +34,13 @@ def label_map(seed: int, rows: int = 32, columns: int = 32, regions: int = 9, wo
     distance = (ys[..., None] - centres[:, 0]) ** 2 + (xs[..., None] - centres[:, 1]) ** 2
     distance = distance * rng.uniform(0.5, 2, regions) + rng.normal(0, 4, distance.shape)
     return names[distance.argmin(-1)].astype(np.uint8)
+
+
+def attention(seed: int, heads: int = 4, rows: int = 8, columns: int = 8) -> NDArray[np.float32]:
+    """Attention (heads, rows, columns) that cells receive: smooth maps with a mean of 1 and a spread of an octave."""
+    rng = np.random.default_rng(seed)
+    octaves = rng.normal(0, 1, (heads, rows, columns))
+    for axis in (1, 2):
+        octaves = octaves + np.roll(octaves, 1, axis) / 2
+    received = 2 ** np.clip(octaves / max(float(octaves.std()), 0.1), -5, 5)
+    return (received / received.mean((1, 2), keepdims=True)).astype(np.float32)

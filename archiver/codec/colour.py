@@ -36,6 +36,15 @@ def shrink(pixels: NDArray[np.uint8], columns: int, rows: int) -> NDArray[np.uin
     return np.rint(means).astype(np.uint8)
 
 
+def area_means(maps: NDArray[np.float32], columns: int, rows: int) -> NDArray[np.float32]:
+    """Means (..., rows, columns) of the cells of maps (..., h, w) of at least as many, shared by area."""
+    height, width = maps.shape[-2:]
+    means: NDArray[np.float32] = (_box(height, rows) @ maps.astype(np.float64) @ _box(width, columns).T).astype(
+        np.float32
+    )
+    return means
+
+
 def _box(size: int, cells: int) -> NDArray[np.float64]:
     """(cells, size): the share of each pixel in each cell's mean."""
     edges = np.arange(cells + 1) * (size / cells)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archiver.codec import colour_map, dct, embedding, label_map
+from archiver.codec import attention_map, colour_map, dct, embedding, label_map
 from archiver.codec.record import Record, Section, SectionKind, Steering
 
 
@@ -52,6 +52,8 @@ def _steering(steering: Steering) -> str:
         words.append(f"from the colour map at t = {steering.start:.2f} T")
     if steering.linear is not None:
         words.append(f"linear guidance {steering.linear.strength:.2f}")
+    if steering.attention is not None:
+        words.append(f"attention {steering.attention.strength:.2f} in the first {steering.attention.until:.0%}")
     if steering.colours_condition:
         words.append("colours as a condition")
     return ", ".join(words)
@@ -83,4 +85,6 @@ def _content(section: Section) -> str:
         case SectionKind.REGION_COLOURS:
             return "coarse colours, refined by label region"
         case SectionKind.ATTENTION_MAP:
-            return "attention map"
+            maps = attention_map.decode(section.payload)
+            heads, rows, columns = maps.levels.shape
+            return f"{heads} heads, {columns}x{rows} cells, {maps.bits} bits each"

@@ -1,12 +1,13 @@
 """The record: what is left of a picture, as self-delimiting, checksummed bytes.
 
     magic 2 | version and scheme 1 (4 bits each) | length of all that follows, varint
-    profile 8 | seed 4 | width varint | height varint | grid columns varint | grid rows varint | steering 3..7
+    profile 8 | seed 4 | width varint | height varint | grid columns varint | grid rows varint | steering 3..10
     sections: kind 1 | length varint | payload ...                                   until the checksum
     CRC-32 of everything before it, 4
 
 Integers are big-endian, varints LEB128. A record is read for ever: a change of layout takes a new version, and the old
-reader stays (tests/codec/golden).
+reader stays (tests/codec/golden). Version 2 knows attention guidance and the lossless scheme; a record without either
+is still written as version 1.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from archiver.codec.fields import FieldReader, varint
 from archiver.errors import RecordCorrupt, RecordVersionUnknown
 
 MAGIC = b"\xa7r"
-VERSION = 1
+VERSION = 2
 FINGERPRINT_BYTES = 8
+NO_PROFILE = bytes(FINGERPRINT_BYTES)  # of a record that needs no weights
 MAX_BODY = 1 << 16  # bytes; far over any record, so that a hostile length reserves nothing
 MAX_SIDE = 1 << 20  # pixels of a source
 MAX_GRID = 64  # latent cells a side: 1024 pixels at 16 a cell
 _CHECKSUM_BYTES = 4
+_ATTENTION = 0x01  # the further flag of attention guidance
 
 
 class Scheme(IntEnum):
@@ -36,6 +39,7 @@ class Scheme(IntEnum):
     G_COCLICO = 4
     SEACOM = 5
     SESECO = 6
+    LOSSLESS = 7  # the file keeps the original's exact bytes, transcoded; the record only says so
 
     @property
     def label(self) -> str:
@@ -86,6 +90,18 @@ class LinearGuidance:
 
 
 @dataclass(frozen=True, slots=True)
+class AttentionGuidance:
+    """How stored attention maps steer (docs/schemes.md); all of it ours.
+
+    strength: eta, the longest step as a share of the latent's length, 0..1 in 1/255. until: in which share of the
+    steps, from the first on, 0..1 in 1/255.
+    """
+
+    strength: float
+    until: float
+
+
+@dataclass(frozen=True, slots=True)
 class Steering:
     """How the decoder is to be driven; part of the record, so that later defaults never change an old record's picture.
 
@@ -94,6 +110,7 @@ class Steering:
     start: time at which decoding starts from the noised colour map (SDEdit), share of T in 1/255; None: from noise at
     T. linear: guidance by a known linear map, or None.
     colours_condition: whether the colour map is also given to the network as a trained condition [ours].
+    attention: guidance by stored attention maps, or None.
     """
 
     sampler: Sampler
@@ -102,25 +119,31 @@ class Steering:
     start: float | None = None
     linear: LinearGuidance | None = None
     colours_condition: bool = False
+    attention: AttentionGuidance | None = None
 
     def to_bytes(self) -> bytes:
-        """3 to 7 bytes: flags, steps, guidance, then what there is of start and linear guidance."""
+        """3 to 10 bytes: flags, steps, guidance, then what there is of start and linear guidance, and, announced by the
+        last flag, a byte of further flags and what there is of attention guidance.
+        """
         flags = self.sampler | (self.start is not None) << 4 | (self.linear is not None) << 5
-        out = bytearray((flags | self.colours_condition << 6, self.steps, _level(self.guidance, 16)))
+        flags |= self.colours_condition << 6 | (self.attention is not None) << 7
+        out = bytearray((flags, self.steps, _level(self.guidance, 16)))
         if self.start is not None:
             out.append(_level(self.start, 255))
         if self.linear is not None:
             out += bytes((_level(self.linear.strength, 255), _level(self.linear.cutoff, 255), self.linear.pixel_steps))
+        if self.attention is not None:
+            out += bytes((_ATTENTION, _level(self.attention.strength, 255), _level(self.attention.until, 255)))
         return bytes(out)
 
     @classmethod
-    def read(cls, reader: FieldReader) -> Steering:
-        """Take the bytes of `to_bytes` off `reader`.
+    def read(cls, reader: FieldReader, version: int = VERSION) -> Steering:
+        """Take the bytes of `to_bytes` off `reader`, in a record of this version.
 
         Raises RecordCorrupt.
         """
         flags, steps, guidance = reader.take(3, "the steering")
-        if flags & 0x80 or flags & 0x0F not in tuple(Sampler):
+        if (flags & 0x80 and version < 2) or flags & 0x0F not in tuple(Sampler):
             raise RecordCorrupt(problem=f"steering {flags:#04x} is unknown")
         start = reader.byte("the start") / 255 if flags & 0x10 else None
         if not steps or start == 0:
@@ -129,7 +152,13 @@ class Steering:
         if flags & 0x20:
             strength, cutoff, pixel_steps = reader.take(3, "the linear guidance")
             linear = LinearGuidance(strength / 255, cutoff / 255, pixel_steps)
-        return cls(Sampler(flags & 0x0F), steps, guidance / 16, start, linear, bool(flags & 0x40))
+        attention = None
+        if flags & 0x80:
+            further, strength, until = reader.take(3, "the attention guidance")
+            if further != _ATTENTION:
+                raise RecordCorrupt(problem=f"further steering {further:#04x} is unknown")
+            attention = AttentionGuidance(strength / 255, until / 255)
+        return cls(Sampler(flags & 0x0F), steps, guidance / 16, start, linear, bool(flags & 0x40), attention)
 
     def rounded(self) -> Steering:
         """The nearest steering that a record can hold.
@@ -175,6 +204,11 @@ class Record:
     steering: Steering
     sections: tuple[Section, ...]
 
+    @property
+    def version(self) -> int:
+        """The lowest version that can hold it: programs that know no later one read it, too."""
+        return 2 if self.steering.attention is not None or self.scheme is Scheme.LOSSLESS else 1
+
     def section(self, kind: SectionKind) -> bytes:
         """The payload of a section.
 
@@ -194,7 +228,7 @@ class Record:
         body += self.steering.to_bytes()
         for section in self.sections:
             body += section.to_bytes()
-        head = MAGIC + bytes((VERSION << 4 | self.scheme,)) + varint(len(body) + _CHECKSUM_BYTES)
+        head = MAGIC + bytes((self.version << 4 | self.scheme,)) + varint(len(body) + _CHECKSUM_BYTES)
         return head + body + zlib.crc32(head + body).to_bytes(_CHECKSUM_BYTES, "big")
 
     @classmethod
@@ -225,17 +259,20 @@ class Record:
         body = FieldReader(reader.take(length, "the body")[:-_CHECKSUM_BYTES])
         if zlib.crc32(data[: end - _CHECKSUM_BYTES]) != int.from_bytes(data[end - _CHECKSUM_BYTES : end], "big"):
             raise RecordCorrupt(problem="its checksum does not match")
-        if version != VERSION or scheme not in tuple(Scheme):
+        if version < 1 or scheme not in tuple(Scheme):
             raise RecordCorrupt(problem=f"version {version}, scheme {scheme} never existed")
-        return cls._read_body(Scheme(scheme), body), end
+        record = cls._read_body(version, Scheme(scheme), body)
+        if record.version != version:
+            raise RecordCorrupt(problem=f"version {version} for what version {record.version} holds")
+        return record, end
 
     @classmethod
-    def _read_body(cls, scheme: Scheme, body: FieldReader) -> Record:
+    def _read_body(cls, version: int, scheme: Scheme, body: FieldReader) -> Record:
         profile = body.take(FINGERPRINT_BYTES, "the profile")
         seed = int.from_bytes(body.take(4, "the seed"), "big")
         width, height = (body.varint(f"the {what}", 1, MAX_SIDE) for what in ("width", "height"))
         columns, rows = (body.varint(f"the {what} of the grid", 1, MAX_GRID) for what in ("columns", "rows"))
-        steering = Steering.read(body)
+        steering = Steering.read(body, version)
         sections: list[Section] = []
         while body.left:
             kind = body.byte("a section")

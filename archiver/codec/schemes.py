@@ -14,10 +14,19 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from archiver.codec import colour_map, dct, embedding, label_map, region_colours
-from archiver.codec.colour import shrink
+from archiver.codec import attention_map, colour_map, dct, embedding, label_map, region_colours
+from archiver.codec.colour import area_means, shrink
 from archiver.codec.picture import Picture
-from archiver.codec.record import LinearGuidance, Record, Sampler, Scheme, Section, SectionKind, Steering
+from archiver.codec.record import (
+    AttentionGuidance,
+    LinearGuidance,
+    Record,
+    Sampler,
+    Scheme,
+    Section,
+    SectionKind,
+    Steering,
+)
 from archiver.errors import RecordCorrupt
 
 LABEL_CELLS = 2  # label cells along the side of a latent cell
@@ -28,7 +37,16 @@ _COLOUR_SIDE = 16  # cells of a colour map's long side [paper: 16x16]
 _MAP_STEPS = ((8, 12), (12, 20), (16, 32), (24, 40), (32, 64), (48, 96), (96, 160))
 _DCT_STEPS = ((3, 6), (4, 8), (6, 12), (8, 16), (12, 24), (20, 40), (40, 80))
 _DCT_KEPT = (256, 100)  # coefficients of luma and of each chroma
-_BUDGETS = {Scheme.SGC: 685, Scheme.COCLI: 88, Scheme.COCLICO: 256, Scheme.G_COCLICO: 256, Scheme.SESECO: 685}
+# Cells of an attention map's long side, and bits: the first that fits is taken.
+_ATTENTION_STEPS = ((16, 4), (16, 3), (16, 2), (8, 4), (8, 3), (8, 2), (4, 2))
+_BUDGETS = {
+    Scheme.SGC: 685,
+    Scheme.COCLI: 88,
+    Scheme.COCLICO: 256,
+    Scheme.G_COCLICO: 256,
+    Scheme.SEACOM: 256,
+    Scheme.SESECO: 685,
+}
 _EMBEDDING_LEVELS = 3  # 55 bytes at 256 dimensions, cosine 0.90 to the embedding (4 levels: 68 bytes, 0.94)
 
 SUPPORTED = tuple(_BUDGETS)
@@ -42,6 +60,7 @@ PRESETS: dict[str, dict[Scheme, Steering]] = {
         Scheme.COCLI: _FEW,
         Scheme.COCLICO: replace(_FEW, start=0.7, colours_condition=True),
         Scheme.G_COCLICO: replace(_FEW, linear=_LINEAR, colours_condition=True),
+        Scheme.SEACOM: replace(_FEW, attention=AttentionGuidance(strength=0.1, until=0.5)),
         Scheme.SESECO: replace(_FEW, start=0.7, linear=_LINEAR, colours_condition=True),
     },
     "paper": {
@@ -49,6 +68,7 @@ PRESETS: dict[str, dict[Scheme, Steering]] = {
         Scheme.COCLI: _MANY,
         Scheme.COCLICO: replace(_MANY, start=0.7),
         Scheme.G_COCLICO: replace(_MANY, linear=replace(_LINEAR, pixel_steps=40)),
+        Scheme.SEACOM: replace(_MANY, attention=AttentionGuidance(strength=0.02, until=0.5)),
         Scheme.SESECO: replace(_MANY, start=0.7, linear=replace(_LINEAR, pixel_steps=40)),
     },
 }
@@ -56,11 +76,14 @@ PRESETS: dict[str, dict[Scheme, Steering]] = {
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a semantic encoder says of a picture. embedding: (D,); labels: (rows, columns) of 0..words-1."""
+    """What the networks say of a picture. embedding: (D,); labels: (rows, columns) of 0..words-1; attention: (heads,
+    rows, columns), how much each cell receives, 1 for an even share; only SEACOM asks for it.
+    """
 
     embedding: NDArray[np.float32]
     labels: NDArray[np.uint8]
     words: int
+    attention: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +91,15 @@ class Material:
     """What a record says of its picture; None where its scheme does not say.
 
     embedding: (D,). labels: (rows, columns). colours: (rows, columns, 3) sRGB bytes. detail: (rows, columns) in 0..1,
-    how finely the colours of each cell are known; None means that they all are.
+    how finely the colours of each cell are known; None means that they all are. attention: (heads, rows, columns) in
+    octaves, 0 for an even share.
     """
 
     embedding: NDArray[np.float32] | None = None
     labels: NDArray[np.uint8] | None = None
     colours: NDArray[np.uint8] | None = None
     detail: NDArray[np.float32] | None = None
+    attention: NDArray[np.float32] | None = None
 
 
 def compose(
@@ -82,7 +107,7 @@ def compose(
 ) -> Record:
     """The record of a picture; the same for the same arguments. `grid`: latent (columns, rows); `profile`: 8 bytes.
 
-    Raises ValueError for a scheme that is not in SUPPORTED.
+    Raises ValueError for a scheme that is not in SUPPORTED, or for SEACOM without attention maps.
     """
     if scheme not in SUPPORTED:
         raise ValueError(f"scheme {scheme.label} is not implemented")
@@ -96,6 +121,13 @@ def compose(
     bare = Record(scheme, profile, seed, picture.width, picture.height, grid, steering.rounded(), (condition,))
     if scheme is Scheme.COCLI:
         return bare
+    if scheme is Scheme.SEACOM:
+        if facts.attention is None:
+            raise ValueError("seacom needs attention maps")
+        return _finest_that_fits(
+            replace(bare, sections=(condition, Section(SectionKind.ATTENTION_MAP, payload)))
+            for payload in _attention_payloads(facts.attention)
+        )
     colours = shrink(picture.pixels, *map_size(grid, _COLOUR_SIDE))
     match scheme:
         case Scheme.G_COCLICO:
@@ -105,6 +137,13 @@ def compose(
         case _:
             kind, rungs = SectionKind.COLOUR_MAP, _map_payloads(colours)
     return _finest_that_fits(replace(bare, sections=(condition, Section(kind, payload))) for payload in rungs)
+
+
+def _attention_payloads(received: NDArray[np.float32]) -> Iterator[bytes]:
+    _, rows, columns = received.shape
+    for side, bits in _ATTENTION_STEPS:
+        coarse = area_means(received, *map_size((columns, rows), side))
+        yield attention_map.encode(attention_map.quantise(coarse, bits))
 
 
 def _dct_payloads(colours: NDArray[np.uint8]) -> Iterator[bytes]:
@@ -149,6 +188,9 @@ def material(record: Record) -> Material:
             assert labels is not None  # it is one of _LABEL_SCHEMES
             colours, detail = region_colours.decode(record.section(SectionKind.REGION_COLOURS), labels)
             return Material(code, labels, colours, detail)
+        case Scheme.SEACOM:
+            maps = attention_map.decode(record.section(SectionKind.ATTENTION_MAP))
+            return Material(code, labels, attention=maps.octaves())
         case _:
             return Material(code, labels)
 

@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from archiver.codec.dct import basis
 
+_TINY = 1e-12  # of a gradient's length, which is only divided by
+
 
 def x0_from_v(z_t: Tensor, v: Tensor, alpha: float) -> Tensor:
     """The clean latent that a v-prediction implies: sqrt(a) z_t - sqrt(1 - a) v (Salimans & Ho, arXiv 2202.00512)."""
@@ -64,6 +66,27 @@ def linear_guidance(x0: Tensor, known: Tensor, mask: Tensor, strength: float) ->
 def region_guidance(x0: Tensor, known: Tensor, mask: Tensor, strengths: Tensor) -> Tensor:
     """`linear_guidance` with a strength per latent cell: x0 + M * A^T (c - A x0), M of (B, 1, h, w) in 0..1."""
     return x0 + strengths * known_frequencies(known - x0, mask)
+
+
+def attention_guidance(
+    z_t: Tensor, wanted: Tensor, attend: Callable[[Tensor], Tensor], strength: float
+) -> tuple[Tensor, Tensor]:
+    """z_t - eta grad || attention(z_t) - wanted ||^2 (SEACOM), and the mean squared distance (B,) before the step.
+
+    `attend` maps latents to attention maps in octaves (see `archiver.codec.attention_map`), differentiably, each sample
+    by itself; `wanted` (B, heads, rows, columns) may be coarser, and is compared with the area means. The step's length
+    is `strength` times that of z_t, less where the maps are nearer than an octave [ours: the gradient's own length says
+    nothing about how far the maps follow].
+    """
+    with torch.enable_grad():
+        variable = z_t.detach().requires_grad_(True)
+        found = F.adaptive_avg_pool2d(attend(variable), (wanted.shape[-2], wanted.shape[-1]))
+        distance = (found - wanted).square().mean((1, 2, 3))
+        (gradient,) = torch.autograd.grad(distance.sum(), variable)
+    distance = distance.detach()
+    length = strength * distance.sqrt().clamp(max=1) * z_t.flatten(1).norm(dim=1)
+    scale = length / gradient.flatten(1).norm(dim=1).clamp(min=_TINY)
+    return z_t - scale.view(-1, 1, 1, 1) * gradient, distance
 
 
 def colour_correction(

@@ -14,6 +14,8 @@ from archiver.codec.record import Sampler
 
 PredictX0 = Callable[[Tensor, int, int], Tensor]
 """(z_t, t, steps still to come after this one) -> the estimate of z_0, steered."""
+SteerZ = Callable[[Tensor, int, int], Tensor]
+"""(z_t, t, steps still to come after this one) -> z_t, moved before its z_0 is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,10 @@ def trajectory(sampler: Sampler, alphas_cumprod: Tensor, steps: int, start: floa
     return Trajectory(scheduler, tuple(times[first:]), float(alphas_cumprod[times[first]]))
 
 
-def sample(run: Trajectory, z: Tensor, predict_x0: PredictX0) -> Tensor:
+def sample(run: Trajectory, z: Tensor, predict_x0: PredictX0, steer: SteerZ | None = None) -> Tensor:
     """Denoise z (B, C, h, w) from the trajectory's first time to a clean latent."""
     for left, time in zip(reversed(range(len(run.times))), run.times, strict=True):
+        if steer is not None:
+            z = steer(z, time, left)
         z = run.scheduler.step(predict_x0(z, time, left), time, z).prev_sample
     return z

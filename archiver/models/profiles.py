@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archiver.codec.record import FINGERPRINT_BYTES, LinearGuidance, Sampler, Scheme, Steering
+from archiver.codec.record import FINGERPRINT_BYTES, AttentionGuidance, LinearGuidance, Sampler, Scheme, Steering
 from archiver.errors import ProfileInvalid, ProfileUnknown
 
 PROFILE_FILE = "profile.toml"
@@ -113,6 +113,10 @@ def _parse(raw: dict[str, Any]) -> ProfileInfo:
 
 def _steering(raw: dict[str, Any]) -> Steering:
     keys = dict(raw)
-    linear = keys.pop("linear", None)
+    linear, attention = keys.pop("linear", None), keys.pop("attention", None)
     keys["sampler"] = Sampler[str(keys["sampler"]).upper().replace("-", "_")]
-    return Steering(**keys, linear=LinearGuidance(**linear) if linear is not None else None).rounded()
+    return Steering(
+        **keys,
+        linear=LinearGuidance(**linear) if linear is not None else None,
+        attention=AttentionGuidance(**attention) if attention is not None else None,
+    ).rounded()

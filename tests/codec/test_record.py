@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from archiver.codec.record import (
     MAGIC,
     MAX_BODY,
+    AttentionGuidance,
     LinearGuidance,
     Record,
     Sampler,
@@ -32,6 +33,7 @@ steerings = st.builds(
     st.none() | shares,
     st.none() | st.builds(LinearGuidance, shares, shares, byte),
     st.booleans(),
+    st.none() | st.builds(AttentionGuidance, shares, shares),
 )
 sections = st.lists(
     st.builds(Section, st.sampled_from(SectionKind), st.binary(max_size=300)), unique_by=lambda s: s.kind
@@ -107,12 +109,27 @@ def test_hostile_bodies_are_read_or_refused(body: bytes) -> None:
 
 def test_a_later_version_is_named() -> None:
     data = bytearray(PLAIN.to_bytes())
-    data[2] = 2 << 4 | Scheme.COCLI
-    with pytest.raises(RecordVersionUnknown, match=r"version 2.*up to 1"):
+    data[2] = 3 << 4 | Scheme.COCLI
+    with pytest.raises(RecordVersionUnknown, match=r"version 3.*up to 2"):
         Record.from_bytes(resealed(bytes(data)))
 
 
-@pytest.mark.parametrize("first", [0x10, 0x17, 0x01])
+def test_a_record_is_written_in_the_lowest_version_that_holds_it() -> None:
+    attended = replace(PLAIN, steering=replace(PLAIN.steering, attention=AttentionGuidance(0.1, 0.5)))
+    assert PLAIN.to_bytes()[2] >> 4 == 1
+    for newer in (attended, replace(PLAIN, scheme=Scheme.LOSSLESS)):
+        data = bytearray(newer.to_bytes())
+        assert data[2] >> 4 == 2
+        data[2] = 1 << 4 | newer.scheme
+        with pytest.raises(RecordCorrupt):
+            Record.from_bytes(resealed(bytes(data)))
+    needless = bytearray(PLAIN.to_bytes())
+    needless[2] = 2 << 4 | PLAIN.scheme
+    with pytest.raises(RecordCorrupt, match="version 2"):
+        Record.from_bytes(resealed(bytes(needless)))
+
+
+@pytest.mark.parametrize("first", [0x10, 0x18, 0x01])
 def test_a_version_or_scheme_that_never_was_is_corrupt(first: int) -> None:
     data = bytearray(PLAIN.to_bytes())
     data[2] = first
@@ -145,7 +162,8 @@ def test_the_frame_of_a_record_costs_26_bytes() -> None:
 
 
 def test_scheme_labels_are_those_of_the_configuration() -> None:
-    assert [scheme.label for scheme in Scheme] == ["sgc", "cocli", "coclico", "g-coclico", "seacom", "seseco"]
+    labels = ["sgc", "cocli", "coclico", "g-coclico", "seacom", "seseco", "lossless"]
+    assert [scheme.label for scheme in Scheme] == labels
     assert all(Scheme.parse(scheme.label) is scheme for scheme in Scheme)
     with pytest.raises(ValueError, match="no scheme"):
         Scheme.parse("jpeg")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from made_pictures import label_map, photograph
+from made_pictures import attention, label_map, photograph
 
 from archiver.codec import schemes
 from archiver.codec.colour import shrink
@@ -23,13 +23,22 @@ from archiver.codec.record import Record, Scheme, Section
 from archiver.errors import RecordCorrupt
 
 GOLDEN = Path(__file__).parent / "golden"
-BUDGETS = {Scheme.SGC: 685, Scheme.COCLI: 88, Scheme.COCLICO: 256, Scheme.G_COCLICO: 256, Scheme.SESECO: 685}
-WITH_COLOURS = [scheme for scheme in BUDGETS if scheme is not Scheme.COCLI]
+BUDGETS = {
+    Scheme.SGC: 685,
+    Scheme.COCLI: 88,
+    Scheme.COCLICO: 256,
+    Scheme.G_COCLICO: 256,
+    Scheme.SEACOM: 256,
+    Scheme.SESECO: 685,
+}
+WITH_COLOURS = [scheme for scheme in BUDGETS if scheme not in (Scheme.COCLI, Scheme.SEACOM)]
 
 
 def facts(seed: int, grid: tuple[int, int]) -> schemes.Facts:
     embedding = np.random.default_rng(seed).normal(size=256).astype(np.float32)
-    return schemes.Facts(embedding, label_map(seed, 2 * grid[1], 2 * grid[0]), 32)
+    columns, rows = (-(-side // 2) for side in grid)
+    labels = label_map(seed, 2 * grid[1], 2 * grid[0])
+    return schemes.Facts(embedding, labels, 32, attention(seed, 4, rows, columns))
 
 
 def record(scheme: Scheme, seed: int = 0, grid: tuple[int, int] = (16, 16), preset: str = "default") -> Record:
@@ -73,6 +82,9 @@ def test_a_record_gives_back_what_it_was_given(scheme: Scheme, grid: tuple[int, 
         assert found.embedding is not None
         cosine = found.embedding @ given.embedding / np.linalg.norm(found.embedding) / np.linalg.norm(given.embedding)
         assert cosine > 0.88
+    assert (found.attention is None) == (scheme is not Scheme.SEACOM)
+    if found.attention is not None and given.attention is not None and found.attention.shape == given.attention.shape:
+        assert np.abs(found.attention - np.log2(given.attention.clip(1 / 8, 8))).max() < 0.8
     if scheme in WITH_COLOURS:
         columns, rows = schemes.map_size(grid, 16)
         preview = schemes.preview(coded)
@@ -147,6 +159,7 @@ def test_golden_records_are_read_for_ever(path: Path) -> None:
     assert (found.embedding is None) == (expected["embedding"] is None)
     if found.embedding is not None:
         assert np.allclose(found.embedding, expected["embedding"], atol=1e-4)
+    assert (None if found.attention is None else found.attention.tolist()) == expected.get("attention")
 
 
 def test_there_is_a_golden_record_of_every_scheme() -> None:

@@ -13,11 +13,10 @@ from test_schemes import BUDGETS, GOLDEN, record
 
 from archiver.codec import schemes
 from archiver.codec.explain import explain
-from archiver.codec.record import VERSION
 
 for number, scheme in enumerate(BUDGETS):
     coded = record(scheme, number, (16, 11))
-    stem = GOLDEN / f"{scheme.label}-v{VERSION}"
+    stem = GOLDEN / f"{scheme.label}-v{coded.version}"
     if stem.with_suffix(".rec").exists():
         continue
     found = schemes.material(coded)
@@ -27,6 +26,7 @@ for number, scheme in enumerate(BUDGETS):
         "labels": None if found.labels is None else found.labels.tolist(),
         "colours": None if found.colours is None else found.colours.tolist(),
         "embedding": None if found.embedding is None else [round(float(value), 6) for value in found.embedding],
+        "attention": None if found.attention is None else found.attention.tolist(),
     }
     stem.with_suffix(".rec").write_bytes(coded.to_bytes())
     stem.with_suffix(".json").write_text(json.dumps(facts) + "\n")
