@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Protocol
 
@@ -24,6 +25,14 @@ class Priority(IntEnum):
 
     INTERACTIVE = 0  # a reader, blocked until the picture is there
     BULK = 1  # nobody: trial decodes, recalls of whole folders
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Generated:
+    """pixels (h, w, 3), upright, at working size; device: what made them, for the label."""
+
+    pixels: NDArray[np.uint8]
+    device: str
 
 
 class Engine(Protocol):
@@ -57,6 +66,12 @@ class Engine(Protocol):
         """
         ...
 
+    def generate(
+        self, records: Sequence[Record], *, priority: Priority = Priority.BULK, deadline: float | None = None
+    ) -> list[Generated]:
+        """As `decode`, and what made each picture: a device that failed is left for another at any time."""
+        ...
+
     def measure(self, pictures: Sequence[Picture], decoded: Sequence[NDArray[np.uint8]]) -> list[FidelityReport]:
         """How near each decoded picture is to its original; the judge is the coder's own semantic network."""
         ...
@@ -67,6 +82,10 @@ class Engine(Protocol):
 
     def profile_of(self, record: Record) -> ProfileInfo:
         """The profile that a record was coded with. Raises ProfileUnknown."""
+        ...
+
+    def close(self) -> None:
+        """Drop what waits, finish what runs, give memory, processes and connections back."""
         ...
 
 
