@@ -38,6 +38,10 @@ SYSTEM_CONFIG = Path("/etc/archiver/config.toml")
 
 _PLAIN_SQLITE = re.compile(r"sqlite(?:\+pysqlite)?:////[^?#]+")
 
+_ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
+# No path, no query, and no user: a password does not belong into a configuration.
+_DECODER_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
+
 Listed = TypeVar("Listed", bound=tuple[str, ...])
 
 
@@ -259,6 +263,40 @@ class RecallSettings(Section):
         return self.socket.with_name("desk.sock")
 
 
+class DecoderSettings(Section):
+    """Where records are decoded, and what `archiver decoder serve` offers to other hosts."""
+
+    where: str = "process"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    batch: Annotated[int, Field(ge=0, le=256)] = 0
+    waiting: Annotated[int, Field(ge=1, le=100_000)] = 1024
+    idle: Annotated[Interval | None, BeforeValidator(_none)] = timedelta(minutes=10)
+    timeout: Interval = timedelta(minutes=2)
+    token_file: Annotated[AbsolutePath | None, BeforeValidator(_none)] = None
+    ca_file: Annotated[AbsolutePath | None, BeforeValidator(_none)] = None
+    listen: Annotated[str, Field(pattern=_ADDRESS)] = "127.0.0.1:8465"
+    certificate_file: Annotated[AbsolutePath | None, BeforeValidator(_none)] = None
+    key_file: Annotated[AbsolutePath | None, BeforeValidator(_none)] = None
+
+    @field_validator("where")
+    @classmethod
+    def _known_place(cls, where: str) -> str:
+        if where not in ("process", "worker") and not _DECODER_URL.fullmatch(where):
+            raise ValueError('must be "process", "worker" or the URL of a decoder, as "https://gpu.example:8465"')
+        return where
+
+    @model_validator(mode="after")
+    def _whole_identity(self) -> DecoderSettings:
+        if self.certificate_file is None and self.key_file is not None:
+            raise ValueError("key_file without certificate_file")
+        return self
+
+    @property
+    def url(self) -> str | None:
+        """The decoder on another host; None where records are decoded here."""
+        return self.where if "://" in self.where else None
+
+
 class LimitSettings(Section):
     """What one picture may cost; a file beyond a limit stays resident and is reported."""
 
@@ -275,6 +313,7 @@ class Settings(Section):
     catalog: CatalogSettings = CatalogSettings()
     vault: VaultSettings = VaultSettings()
     model: ModelSettings = ModelSettings()
+    decoder: DecoderSettings = DecoderSettings()
     release: ReleaseSettings = ReleaseSettings()
     schedule: ScheduleSettings = ScheduleSettings()
     recall: RecallSettings = RecallSettings()

@@ -53,6 +53,13 @@ class Site:
                 self._engine = open_engine(self.settings)
             return self._engine
 
+    def close(self) -> None:
+        """End the engine, where one was opened."""
+        with self._lock:
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
     def locate(self, path: Path) -> Located:
         """The tier a path lies in; the path itself may be gone. Raises NotInAnyTier."""
         # The last component stays as it is: a symbolic link is not the file it points to.
@@ -103,8 +110,10 @@ def open_site(settings: Settings, *, readonly: bool = False) -> Iterator[Site]:
                 tiers[name].expect(row.identity or None)
         ids = {name: row.id for name, row in rows.items()}
         limits = Limits(pixels=settings.limits.pixels, file_size=settings.limits.file_size)
+        site = Site(settings, catalog, Vault(settings.vault.path), tiers, ids, limits)
         try:
-            yield Site(settings, catalog, Vault(settings.vault.path), tiers, ids, limits)
+            yield site
         finally:
+            site.close()
             for tier in tiers.values():
                 tier.close()
