@@ -386,6 +386,48 @@ class DecoderFailed(ArchiverError):
     hint = "Nothing was changed. It is started again for the next record; the log says more."
 
 
+class DecoderUnreachable(ArchiverError):
+    """the decoder {where} cannot be reached: {reason}"""
+
+    exit_code = 6
+    hint = "Is `archiver decoder serve` running there? `archiver decoder status` asks it. Nothing was changed."
+
+
+class DecoderRefused(ArchiverError):
+    """the decoder {where} refused the request: {reason}"""
+
+    exit_code = 6
+    hint = "Both sides need the same token ([decoder] token_file) and the same version of archiver."
+
+
+class DecoderAnswerInvalid(ArchiverError):
+    """the decoder {where} gave an answer that cannot be read: {problem}"""
+
+    exit_code = 6
+    hint = "Is it an `archiver decoder serve` of this version, and nothing else between?"
+
+
+class DecoderProfileMissing(ArchiverError):
+    """the decoder {where} has no profile {profile}"""
+
+    exit_code = 6
+    hint = "Bring it there: `archiver models export` where it is, `archiver models import` on the decoder's host."
+
+
+class DecoderUnguarded(ArchiverError):
+    """a decoder that listens on {address} needs a token: others can reach it"""
+
+    exit_code = 2
+    hint = "Set `token_file` under [decoder] or $ARCHIVER_DECODER_TOKEN, or listen on 127.0.0.1."
+
+
+class ServerNotInstalled(ArchiverError):
+    """this needs the libraries of the HTTP server, which are not installed ({missing})"""
+
+    exit_code = 6
+    hint = "pip install 'archiver[serve]'"
+
+
 # -- single files: why an image stays resident -------------------------------------------------------------------------
 
 
