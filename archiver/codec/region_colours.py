@@ -9,6 +9,8 @@ for the whole picture; regions whose colours it misses by more than a step on av
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,8 +26,16 @@ _MAX_PAYLOAD = 1 << 15
 _LIMIT = 255  # of a quantised difference
 
 
-def encode(colours: NDArray[np.uint8], labels: NDArray[np.uint8], luma_step: int, chroma_step: int) -> bytes:
+def encode(
+    colours: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    luma_step: int,
+    chroma_step: int,
+    refine: frozenset[int] | None = None,
+) -> bytes:
     """Code a map (rows, columns, 3) of sRGB bytes, half the side of the label map `labels` or less, in steps (1..255).
+
+    `refine` are the labels whose regions are coded finely; None: those whose colours the coarse map misses.
 
     Raises ValueError for a map that the format does not hold.
     """
@@ -37,9 +47,10 @@ def encode(colours: NDArray[np.uint8], labels: NDArray[np.uint8], luma_step: int
     levels = np.clip((2 * difference + steps) // (2 * steps), -_LIMIT, _LIMIT)
     missed = np.abs(difference[..., 0])
     present = np.unique(regions).tolist()
-    refined = {label for label in present if float(missed[regions == label].mean()) > luma_step}
+    if refine is None:
+        refine = frozenset(label for label in present if float(missed[regions == label].mean()) > luma_step)
     writer = SymbolWriter()
-    refined = _code_flags(writer, present, refined)
+    refined = _code_flags(writer, present, refine)
     _walk(writer, levels, np.isin(regions, sorted(refined)))
     return varint(rows) + varint(columns) + varint(len(coarse)) + coarse + writer.to_bytes()
 
@@ -83,7 +94,7 @@ def _enlarged(coarse: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.
     return to_ycocg(coarse).repeat(2, 0).repeat(2, 1)[:rows, :columns]
 
 
-def _code_flags(coder: SymbolCoder, present: list[int], refined: set[int]) -> set[int]:
+def _code_flags(coder: SymbolCoder, present: list[int], refined: Set[int]) -> set[int]:
     return {label for label in present if coder.code((1, 1), int(label in refined))}
 
 

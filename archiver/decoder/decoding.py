@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,16 +25,21 @@ def decode_records(models: Networks, records: Sequence[Record]) -> list[NDArray[
     The records must agree in scheme, grid, steering and the shapes of what they hold (`archiver.decoder.jobs.company`).
     Raises RecordCorrupt, ValueError where they do not agree.
     """
+    with torch.no_grad():
+        pictures = models.autoencoder.decode(decode_latents(models, records)).cpu()
+    return [to_pixels(picture[None]) for picture in pictures]
+
+
+def decode_latents(models: Networks, records: Sequence[Record]) -> Tensor:
+    """The clean latents (B, C, h, w) of records, for whom the same holds as in `decode_records`."""
     with torch.no_grad():  # attention guidance takes gradients within, which inference mode would not allow
-        first = records[0]
-        steering = first.steering
-        steered = _Steered(models, records)
+        steering = records[0].steering
+        steered = Steered(models, records)
         run = trajectory(steering.sampler, models.alphas_cumprod, steering.steps, steering.start)
         z = torch.cat([_noise(models, record) for record in records]).to(models.device)
         if steering.start is not None and steered.known is not None:
             z = guidance.sdedit_start(steered.known, z, run.alpha)
-        pictures = models.autoencoder.decode(sample(run, z, steered.predict, steered.steer(len(run.times)))).cpu()
-        return [to_pixels(picture[None]) for picture in pictures]
+        return sample(run, z, steered.predict, steered.steer(len(run.times)))
 
 
 def _noise(models: Networks, record: Record) -> Tensor:
@@ -45,7 +49,7 @@ def _noise(models: Networks, record: Record) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(record.seed))
 
 
-class _Steered:
+class Steered:
     """The denoiser under the conditions and the guidance of some records that agree."""
 
     def __init__(self, models: Networks, records: Sequence[Record]) -> None:
@@ -92,7 +96,7 @@ class _Steered:
         if guide is None or wanted is None:
             return None
         conditions = Conditions(self._embedding)
-        first_unsteered = math.ceil(guide.until * steps)
+        first_unsteered = max(1, round(guide.until * steps))
 
         def step(z: Tensor, time: int, left: int) -> Tensor:
             if steps - 1 - left >= first_unsteered:

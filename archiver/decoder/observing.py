@@ -15,7 +15,7 @@ from archiver.models.embedded import Networks
 
 def observe(models: Networks, pixels: NDArray[np.uint8], scheme: Scheme) -> Facts:
     """What `scheme` needs to know of a picture (h, w, 3) at working size."""
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference mode: networks loaded within could not be differentiated later
         picture = to_tensor(pixels).to(models.device)
         seen = models.semantics(picture)
         attention = None

@@ -1,0 +1,204 @@
+"""Steering on the weights that ship: what each scheme's side information does to real networks' estimates."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from made_pictures import photograph
+from numpy.typing import NDArray
+from torch import Tensor
+
+import archiver.models
+from archiver.codec import region_colours, schemes
+from archiver.codec.colour import shrink
+from archiver.codec.dct import basis
+from archiver.codec.picture import Picture
+from archiver.codec.record import AttentionGuidance, Record, Scheme, Section, SectionKind
+from archiver.decoder import guidance
+from archiver.decoder.attention import octaves, received, reference
+from archiver.decoder.decoding import Steered, decode_latents, decode_records
+from archiver.decoder.observing import observe
+from archiver.models.embedded import Conditions, EmbeddedModels, load_embedded
+
+DIRECTORY = Path(archiver.models.__file__).parent / "weights" / "embedded-1"
+GRID = (12, 8)
+
+
+@pytest.fixture(scope="module")
+def models() -> EmbeddedModels:
+    torch.set_num_threads(1)
+    return load_embedded(DIRECTORY)
+
+
+def coded(models: EmbeddedModels, scheme: Scheme, seed: int, steps: int = 10) -> Record:
+    """The record of a made photograph, with fewer steps than the default preset takes."""
+    picture = Picture(photograph(seed, 16 * GRID[0], 16 * GRID[1]), 1200, 800)
+    steering = replace(schemes.PRESETS["default"][scheme], steps=steps)
+    return schemes.compose(picture, observe(models, picture.pixels, scheme), scheme, bytes(8), GRID, steering)
+
+
+def attended(models: EmbeddedModels, record: Record) -> Tensor:
+    """What attention the clean latent of a record draws, in octaves, as an encoder would see it."""
+    embedding = schemes.material(record).embedding
+    assert embedding is not None
+    with torch.no_grad():
+        return octaves(reference(models, decode_latents(models, [record]), torch.from_numpy(embedding)[None]))[0]
+
+
+def coefficients(x: Tensor) -> Tensor:
+    down, across = (torch.from_numpy(np.array(basis(size))) for size in x.shape[2:])
+    return down @ x.double() @ across.T
+
+
+def noisy(record: Record) -> Tensor:
+    return torch.randn((1, 16, GRID[1], GRID[0]), generator=torch.Generator().manual_seed(record.seed))
+
+
+# -- SEACOM ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_seacom_pulls_attention_toward_the_stored_maps(models: EmbeddedModels, seed: int) -> None:
+    record = coded(models, Scheme.SEACOM, seed)
+    assert len(record.to_bytes()) <= 256
+    stored = schemes.material(record).attention
+    assert stored is not None
+
+    def distance(strength: float) -> float:
+        steering = replace(record.steering, attention=AttentionGuidance(strength, 0.5))
+        found = attended(models, replace(record, steering=steering.rounded()))
+        return float((found - torch.from_numpy(stored)).square().mean())
+
+    free, pulled = distance(0.0), distance(0.1)
+    assert pulled < 0.7 * free, (free, pulled)
+
+
+def test_seacom_follows_the_maps_of_another_picture_when_they_are_swapped_in(models: EmbeddedModels) -> None:
+    """The pull is toward what is stored, not toward what the network would do anyway."""
+    one, other = coded(models, Scheme.SEACOM, 0), coded(models, Scheme.SEACOM, 1)
+    maps = [schemes.material(record).attention for record in (one, other)]
+    swapped = replace(one, sections=(one.sections[0], other.sections[1]))
+    for record, wanted, unwanted in ((one, 0, 1), (swapped, 1, 0)):
+        found = attended(models, record).numpy()
+        near, far = (float(np.square(found - maps[which]).mean()) for which in (wanted, unwanted))
+        assert near < far
+
+
+def test_seacom_without_strength_is_plain_sampling(models: EmbeddedModels) -> None:
+    record = coded(models, Scheme.SEACOM, 0, steps=4)
+    still = replace(record, steering=replace(record.steering, attention=AttentionGuidance(0.0, 0.5)))
+    plain = replace(record, steering=replace(record.steering, attention=None))
+    assert np.array_equal(decode_records(models, [still])[0], decode_records(models, [plain])[0])
+
+
+def test_seacom_s_step_shortens_the_distance_it_was_taken_for(models: EmbeddedModels) -> None:
+    record = coded(models, Scheme.SEACOM, 2)
+    step = Steered(models, [record]).steer(10)
+    assert step is not None
+    z = noisy(record)
+    distances = []
+    for _ in range(3):
+        moved = step(z, 900, 9)
+        assert float((moved - z).norm()) <= 0.103 * float(z.norm())
+        z = moved
+        distances.append(_attention_distance(models, record, z))
+    assert distances == sorted(distances, reverse=True)
+    assert step(z, 400, 4) is z  # the second half of the steps is free
+
+
+def _attention_distance(models: EmbeddedModels, record: Record, z: Tensor) -> float:
+    material = schemes.material(record)
+    assert material.embedding is not None and material.attention is not None
+    wanted = torch.from_numpy(material.attention)[None]
+    told = Conditions(torch.from_numpy(material.embedding)[None])
+    _, distance = guidance.attention_guidance(z, wanted, lambda x: octaves(received(models, x, 900, told)), 0.0)
+    return float(distance)
+
+
+# -- G-COCLICO ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("time", [950, 500, 50])
+def test_g_coclico_reaches_what_is_known_and_leaves_the_null_space_to_the_network(
+    models: EmbeddedModels, time: int
+) -> None:
+    record = coded(models, Scheme.G_COCLICO, 0)
+    linear = record.steering.linear
+    assert linear is not None
+    guided = replace(record, steering=replace(record.steering, linear=replace(linear, strength=1.0, pixel_steps=0)))
+    free = replace(record, steering=replace(record.steering, linear=None))
+    mask = guidance.low_frequency_mask(GRID[1], GRID[0], linear.cutoff).double()
+    with torch.no_grad():
+        steered = Steered(models, [guided])
+        assert steered.known is not None
+        x0, unsteered = (one.predict(noisy(record), time, 9) for one in (steered, Steered(models, [free])))
+        assert (mask * (coefficients(x0) - coefficients(steered.known))).abs().max() < 1e-5
+        assert ((1 - mask) * (coefficients(x0) - coefficients(unsteered))).abs().max() < 5e-6
+        assert (mask * (coefficients(unsteered) - coefficients(steered.known))).abs().max() > 0.1
+
+
+# -- SESECO ------------------------------------------------------------------------------------------------------------
+
+
+def test_seseco_s_precision_of_one_region_changes_no_other_region_s_guidance(models: EmbeddedModels) -> None:
+    record, region, inside = _seseco(models)
+    coarse, fine = (_with_precision(models, record, refine) for refine in (frozenset[int](), frozenset({region})))
+    known = [schemes.material(one) for one in (coarse, fine)]
+    assert known[0].colours is not None and known[1].colours is not None
+    assert np.array_equal(known[0].colours[~inside], known[1].colours[~inside])
+    assert np.abs(known[0].colours[inside].astype(int) - known[1].colours[inside]).max() > 0
+    with torch.no_grad():
+        x0, target = noisy(record), Steered(models, [coarse]).known
+        assert target is not None
+        moved = [_region_step(x0, target, material.detail) for material in known]
+    change = (moved[1] - moved[0]).abs().amax((0, 1)).numpy()
+    assert not change[~inside].any()
+    assert change[inside].max() > 0.05
+
+
+def test_seseco_s_precision_of_one_region_stays_local_in_the_finished_picture(models: EmbeddedModels) -> None:
+    """The network sees the whole picture, so that a little changes elsewhere, too."""
+    record, region, inside = _seseco(models)
+    pictures = [
+        decode_records(models, [_with_precision(models, record, refine)])[0]
+        for refine in (frozenset[int](), frozenset({region}))
+    ]
+    means = [shrink(picture, *GRID).astype(int) for picture in pictures]
+    change = np.abs(means[1] - means[0]).mean(-1)
+    assert change[inside].mean() > 3 * change[~inside].mean()
+
+
+def _seseco(models: EmbeddedModels) -> tuple[Record, int, NDArray[np.bool_]]:
+    """A record of two label regions, the one that is refined or not, and its cells."""
+    record = coded(models, Scheme.SESECO, 4)
+    labels = np.zeros((2 * GRID[1], 2 * GRID[0]), np.uint8)
+    labels[:, GRID[0] :] = 7
+    facts = replace(observe(models, _picture(), Scheme.SESECO), labels=labels)
+    record = schemes.compose(Picture(_picture(), 1200, 800), facts, Scheme.SESECO, bytes(8), GRID, record.steering)
+    inside = np.zeros((GRID[1], GRID[0]), np.bool_)
+    inside[:, GRID[0] // 2 :] = True
+    return record, 7, inside
+
+
+def _picture() -> NDArray[np.uint8]:
+    """Fine stripes that a coarse colour map cannot hold."""
+    pixels = photograph(4, 16 * GRID[0], 16 * GRID[1]).astype(int)
+    stripes = 60 * (np.arange(16 * GRID[0]) // 16 % 2) - 30
+    return np.clip(pixels // 2 + 60 + stripes[None, :, None], 0, 255).astype(np.uint8)
+
+
+def _with_precision(models: EmbeddedModels, record: Record, refine: frozenset[int]) -> Record:
+    labels = schemes.material(record).labels
+    assert labels is not None
+    payload = region_colours.encode(shrink(_picture(), *GRID), labels, 8, 12, refine)
+    return replace(record, sections=(record.sections[0], Section(SectionKind.REGION_COLOURS, payload)))
+
+
+def _region_step(x0: Tensor, known: Tensor, detail: NDArray[np.float32] | None) -> Tensor:
+    assert detail is not None
+    mask = guidance.low_frequency_mask(GRID[1], GRID[0], 0.25)
+    return guidance.region_guidance(x0, known, mask, torch.from_numpy(detail)[None, None])
