@@ -7,17 +7,27 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 LIMIT = 65536  # descriptors that the responder may have open
 _BEAT = struct.Struct("=d")
 _HIGHEST = struct.Struct("=I")
 _HIGHEST_AT = 8
-_FLAGS_AT = 4096
-_SIZE = _FLAGS_AT + LIMIT
+_WHO = struct.Struct("=IIQQ")  # waits, process, device, inode
+_WHO_AT = 4096
+_SIZE = _WHO_AT + LIMIT * _WHO.size
+
+
+class Who(NamedTuple):
+    """A process, and the file that it reads."""
+
+    pid: int
+    device: int
+    inode: int
 
 
 class Board:
-    """A heartbeat, and a flag for every descriptor number whose reader waits for a recall."""
+    """A heartbeat, and for every descriptor number the reader behind it if that waits for a recall."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -43,21 +53,22 @@ class Board:
         if number > self._highest():
             _HIGHEST.pack_into(self._memory, _HIGHEST_AT, number)
 
-    def waits(self, number: int, waiting: bool) -> None:
-        """The reader behind this number waits for a recall, or does not any more."""
-        self._memory[_FLAGS_AT + number] = waiting
+    def waits(self, number: int, who: Who) -> None:
+        """This reader, behind this number, waits for a recall."""
+        _WHO.pack_into(self._memory, _WHO_AT + number * _WHO.size, 1, *who)
 
-    def numbers(self) -> Iterator[tuple[int, bool]]:
-        """Every number that an event may have that was read and not answered, and whether it waited for a recall.
+    def goes_on(self, number: int) -> None:
+        """Nobody waits behind this number any more."""
+        _WHO.pack_into(self._memory, _WHO_AT + number * _WHO.size, 0, 0, 0, 0)
+
+    def unanswered(self) -> Iterator[tuple[int, Who | None]]:
+        """Every number that may belong to an event that was read and never answered, with who waits for a recall.
 
         Some more than the highest: the responder may have died between reading events and saying so.
         """
         for number in range(min(self._highest() + 1024, LIMIT)):
-            yield number, bool(self._memory[_FLAGS_AT + number])
-
-    def clear(self) -> None:
-        """Nobody waits."""
-        self._memory[_FLAGS_AT:_SIZE] = bytes(LIMIT)
+            waits, *who = _WHO.unpack_from(self._memory, _WHO_AT + number * _WHO.size)
+            yield number, Who(*who) if waits else None
 
     def _highest(self) -> int:
         return int(_HIGHEST.unpack_from(self._memory, _HIGHEST_AT)[0])

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from archiver.access.board import Who
 from archiver.access.fanotify import Event
 from archiver.access.protocol import How
 
@@ -81,17 +82,17 @@ class Spared:
     """Who was given a placeholder as it is: the rest of it follows without asking again at every block."""
 
     def __init__(self) -> None:
-        self._until: dict[tuple[int, int, int], float] = {}  # by process, device, inode; oldest first
+        self._until: dict[Who, float] = {}  # oldest first
 
-    def add(self, pid: int, device: int, inode: int) -> None:
-        self._until.pop((pid, device, inode), None)
-        self._until[pid, device, inode] = time.monotonic() + _SPARED
+    def add(self, who: Who) -> None:
+        self._until.pop(who, None)
+        self._until[who] = time.monotonic() + _SPARED
         while len(self._until) > _MOST_SPARED:
             del self._until[next(iter(self._until))]
 
     def forget(self, device: int, inode: int) -> None:
-        for key in [key for key in self._until if key[1:] == (device, inode)]:
-            del self._until[key]
+        for who in [who for who in self._until if (who.device, who.inode) == (device, inode)]:
+            del self._until[who]
 
-    def __contains__(self, key: tuple[int, int, int]) -> bool:
-        return self._until.get(key, 0.0) > time.monotonic()
+    def __contains__(self, who: Who) -> bool:
+        return self._until.get(who, 0.0) > time.monotonic()

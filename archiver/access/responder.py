@@ -15,14 +15,14 @@ import selectors
 import socket
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
 from archiver.access import fanotify, heads, reopen
-from archiver.access.board import LIMIT, Board
+from archiver.access.board import LIMIT, Board, Who
 from archiver.access.fanotify import Event
 from archiver.access.heads import Finding
 from archiver.access.pipelog import PipeLog, describe
@@ -45,21 +45,30 @@ class Responder:
     """See the module. `run` returns when the supervisor has asked for the end and nobody waits."""
 
     def __init__(
-        self, groups: Groups, listener: socket.socket, control: int, board: Board, terms: Terms, log: PipeLog
+        self,
+        groups: Groups,
+        selector: selectors.BaseSelector,
+        clients: Switchboard,
+        control: int,
+        board: Board,
+        spared: Iterable[Who],
+        terms: Terms,
+        log: PipeLog,
     ) -> None:
-        self._groups, self._control, self._board, self._terms, self._log = groups, control, board, terms, log
-        self._selector = selectors.DefaultSelector()
+        self._groups, self._selector, self._clients, self._control = groups, selector, clients, control
+        self._board, self._terms, self._log = board, terms, log
         self._looking = Readers()  # at whose file a helper looks
         self._waiting = Readers()  # for a recall
         self._unasked: deque[Reader] = deque()
         self._spared = Spared()
+        for who in spared:
+            self._spared.add(who)
         self._desk_left = time.monotonic()
         self._leave_by: float | None = None
         self._helpers = ThreadPoolExecutor(_HELPERS, "helper")
         self._results: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._wake, woken = socket.socketpair(type=socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        self._clients = Switchboard(listener, self._selector, terms.users, log)
-        self._clients.handler = self
+        clients.handler = self
         for group in (groups.kept, groups.own):
             self._selector.register(group, selectors.EVENT_READ, partial(self._events, group))
         self._selector.register(woken, selectors.EVENT_READ, partial(self._finish, woken))
@@ -146,7 +155,7 @@ class Responder:
     def _found(self, group: int, event: Event, finding: Finding) -> None:
         if finding is Finding.PLACEHOLDER and not self._passes(event):
             reader = self._waiting.add(group, event, self._terms.deadline)
-            self._board.waits(event.fd, True)
+            self._board.waits(event.fd, _who(event))
             self._unasked.append(reader)
             if len(self._waiting) > _MOST_WAITING:
                 self._log.seldom(f"{len(self._waiting)} readers wait: too many")
@@ -158,7 +167,7 @@ class Responder:
 
     def _passes(self, event: Event) -> bool:
         """Archiver itself, and who has just been given this placeholder as it is."""
-        return self._clients.lets_through(event.pid) or (event.pid, *_inode(event.fd)) in self._spared
+        return self._clients.lets_through(event.pid) or _who(event) in self._spared
 
     def _ignore(self, group: int, file: int) -> None:
         try:
@@ -173,7 +182,7 @@ class Responder:
 
     def _settle(self, reader: Reader, denial: int = 0) -> None:
         """Answer one who waited for a recall, and is in no table any more."""
-        self._board.waits(reader.event.fd, False)
+        self._board.goes_on(reader.event.fd)
         if not denial:
             self._remember(reader)
         self._respond(reader.group, reader.event, denial)
@@ -187,7 +196,7 @@ class Responder:
         if finding is Finding.RESIDENT:
             self._ignore(reader.group, reader.event.fd)
         else:
-            self._spared.add(reader.event.pid, *_inode(reader.event.fd))
+            self._spared.add(_who(reader.event))
 
     # -- asking the desk -----------------------------------------------------------------------------------------------
 
@@ -231,7 +240,7 @@ class Responder:
         """A process of archiver's must not wait for the desk, least of all the desk itself."""
         for reader in self._waiting:
             if reader.event.pid == pid and self._waiting.take(reader.id):
-                self._board.waits(reader.event.fd, False)
+                self._board.goes_on(reader.event.fd)
                 self._respond(reader.group, reader.event)
 
     def desk_came(self) -> None:
@@ -257,7 +266,8 @@ class Responder:
         return How.NOTHING, code
 
     def forget(self, file: int) -> int:
-        self._spared.forget(*_inode(file))
+        facts = os.fstat(file)
+        self._spared.forget(facts.st_dev, facts.st_ino)
         try:
             for group in (self._groups.kept, self._groups.own):
                 fanotify.forget(group, file)
@@ -303,6 +313,6 @@ def _close(event: Event) -> None:
             os.close(descriptor)
 
 
-def _inode(file: int) -> tuple[int, int]:
-    facts = os.fstat(file)
-    return facts.st_dev, facts.st_ino
+def _who(event: Event) -> Who:
+    facts = os.fstat(event.fd)
+    return Who(event.pid, facts.st_dev, facts.st_ino)

@@ -11,26 +11,28 @@ import ctypes
 import os
 import resource
 import select
+import selectors
 import signal
 import socket
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from archiver import config
 from archiver.access import fanotify, systemd
-from archiver.access.board import LIMIT, Board
+from archiver.access.board import LIMIT, Board, Who
 from archiver.access.pipelog import PipeLog, describe
 from archiver.access.protocol import How, connection
 from archiver.access.responder import Responder
+from archiver.access.switchboard import Switchboard
 from archiver.access.terms import Groups, Terms, system_devices
 from archiver.config import Settings
 from archiver.errors import ArchiverError, WatchingRefused
 
-_HUNG = 10.0  # seconds without a beat after which a responder is killed
 _DEATHS, _WITHIN = 10, 60.0  # so many responders dead in so many seconds: something is wrong here
 _TICK = 1.0  # seconds
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
@@ -45,8 +47,18 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Supervisor:
     """See the module."""
 
-    def __init__(self, listener: socket.socket, terms: Terms, groups: Groups, board: Board, log: PipeLog) -> None:
-        self._listener, self._terms, self._groups, self._board, self._log = listener, terms, groups, board, log
+    def __init__(
+        self,
+        listener: socket.socket,
+        users: frozenset[int],
+        terms: Terms,
+        groups: Groups,
+        board: Board,
+        log: PipeLog,
+    ) -> None:
+        self._listener, self._users, self._terms = listener, users, terms
+        self._groups, self._board, self._log = groups, board, log
+        self._spared: list[Who] = []  # whom we have given a placeholder, and who may not have read it whole
         self._deaths: deque[float] = deque(maxlen=_DEATHS)
         self._leaving = False
         self._signalled, self._signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -97,7 +109,7 @@ class Supervisor:
         poll = select.poll()
         poll.register(process, select.POLLIN)
         poll.register(self._signalled, select.POLLIN)
-        told, patience = False, _HUNG
+        told = False
         while True:
             ready = dict(poll.poll(_TICK * 1000))
             if process in ready:
@@ -108,7 +120,7 @@ class Supervisor:
                 systemd.notify("STOPPING=1")
                 os.close(control)
                 told = True
-            if self._board.silence() < patience:
+            if self._board.silence() < self._terms.hung:
                 systemd.notify("WATCHDOG=1")
             else:
                 self._log.error(f"the responder hangs since {self._board.silence():.0f} s")
@@ -116,12 +128,15 @@ class Supervisor:
 
     def _answer_for_the_dead(self) -> int:
         """Answer every reader whose event was read and never answered: only the event's number is needed for that."""
-        denial = self._terms.denial(0)
         answered = 0
-        for number, waited in self._board.numbers():
+        self._spared = []
+        for number, who in self._board.unanswered():
+            denial = self._terms.denial(who.pid) if who else 0
             for group in (self._groups.kept, self._groups.own):
-                answered += fanotify.respond(group, number, denial if waited else 0)
-        self._board.clear()
+                answered += fanotify.respond(group, number, denial)
+            if who:
+                self._board.goes_on(number)
+                self._spared.append(who)
         return answered
 
     def _respond(self, control: int, parent: int) -> None:
@@ -135,7 +150,11 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)  # the supervisor says when
             lock_memory(self._log)
-            responder = Responder(self._groups, self._listener, control, self._board, self._terms, self._log)
+            selector = selectors.DefaultSelector()
+            clients = Switchboard(self._listener, selector, self._users, self._log)
+            responder = Responder(
+                self._groups, selector, clients, control, self._board, self._spared, self._terms, self._log
+            )
             sys.addaudithook(_open_no_path)
             responder.run()
             code = 0
@@ -188,15 +207,34 @@ def listen(path: Path) -> socket.socket:
 
 
 def terms_of(settings: Settings, hows: tuple[How, ...]) -> Terms:
-    """What the configuration says about readers. The owner of the socket's folder may connect, and root."""
+    """What the configuration says about readers."""
     recall = settings.recall
-    owner = recall.socket.parent.stat().st_uid
-    return Terms(
-        users=frozenset((0, os.geteuid(), owner)),
-        deadline=recall.deadline.total_seconds(),
-        refuse=recall.on_failure == "error",
-        hows=hows,
-    )
+    return Terms(deadline=recall.deadline.total_seconds(), refuse=recall.on_failure == "error", hows=hows)
+
+
+def serve(path: Path, terms: Terms, needed: Iterable[str | Path]) -> int:
+    """Listen at `path` and answer readers until stopped. Returns the exit code. Raises WatchingRefused.
+
+    needed: files and folders that a new process of ours would open at its start, beside Python's own.
+    """
+    handed = systemd.stored()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(LIMIT, most), most))
+    listener = listen(path)
+    # The owner of the folder is the daemon's user, whoever we are.
+    users = frozenset((0, os.geteuid(), path.parent.stat().st_uid))
+    if "board" in handed:
+        board = Board(handed["board"])
+    else:
+        board = Board.create()
+        systemd.store("board", board.fd)
+    system = system_devices([*_SYSTEM, *sys.path, sys.prefix, sys.base_prefix, sys.executable, *needed])
+    groups = take_groups(handed.get("group"), system)
+    log = PipeLog()
+    log.start()
+    lock_memory(log)
+    log.info(f"started{', with the watches of before' if 'group' in handed else ''}")
+    return Supervisor(listener, users, terms, groups, board, log).run()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -207,32 +245,14 @@ def main(arguments: list[str] | None = None) -> None:
         "--events", choices=("auto", "open"), default="auto", help="open: by opens even where reads could be seen"
     )
     options = parser.parse_args(arguments)
+    hows = (How.OPEN,) if options.events == "open" else (How.READ, How.OPEN)
     try:
-        sys.exit(serve(options.config, (How.OPEN,) if options.events == "open" else (How.READ, How.OPEN)))
+        file = config.config_path(options.config)
+        settings = config.load(file)
+        sys.exit(serve(settings.recall.socket, terms_of(settings, hows), [file]))
     except ArchiverError as error:
         sys.stderr.write(f"archiver-recall: {error.message}\n{error.hint}\n")
         sys.exit(error.exit_code)
-
-
-def serve(path: Path | None, hows: tuple[How, ...]) -> int:
-    """Run until stopped. Returns the exit code. Raises ConfigInvalid, ConfigMissing, WatchingRefused."""
-    handed = systemd.stored()
-    file = config.config_path(path)
-    settings = config.load(file)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(LIMIT, most), most))
-    listener = listen(settings.recall.socket)
-    terms = terms_of(settings, hows)
-    board = Board(handed["board"]) if "board" in handed else Board.create()
-    if "board" not in handed:
-        systemd.store("board", board.fd)
-    system = system_devices([*_SYSTEM, *sys.path, sys.prefix, sys.base_prefix, sys.executable, file.parent])
-    groups = take_groups(handed.get("group"), system)
-    log = PipeLog()
-    log.start()
-    lock_memory(log)
-    log.info(f"started{' again, with the watches of before' if 'group' in handed else ''}")
-    return Supervisor(listener, terms, groups, board, log).run()
 
 
 if __name__ == "__main__":

@@ -71,8 +71,8 @@ class Switchboard:
 
     @property
     def has_desk(self) -> bool:
-        """Whether there is anybody to ask."""
-        return self._desk is not None
+        """Whether there is anybody to ask: a desk that has said which tiers are its own."""
+        return self._desk is not None and bool(self._desk.roots)
 
     def roots(self) -> Iterator[int]:
         """Descriptors of the watched tiers' roots."""

@@ -18,17 +18,17 @@ _BTRFS = 0x9123683E
 class Terms:
     """What a reader may count on; [recall] in the configuration.
 
-    users: who may connect (user ids). deadline: seconds until every reader is answered. refuse: without a desk it gets
-    an error, not the placeholder. hows: what to watch by, the best first. reconnect: seconds it waits for a desk that
-    is not there. farewell: seconds for those who wait when we are stopped.
+    deadline: seconds until every reader is answered. refuse: without a desk it gets an error, not the placeholder.
+    hows: what to watch by, the best first. reconnect: seconds it waits for a desk that is not there. farewell: seconds
+    for those who wait when we are stopped. hung: seconds without a sign of life after which a responder is replaced.
     """
 
-    users: frozenset[int]
     deadline: float
     refuse: bool = False
     hows: tuple[How, ...] = (How.READ, How.OPEN)
     reconnect: float = 5.0
     farewell: float = 20.0
+    hung: float = 10.0
 
     def denial(self, pid: int) -> int:
         """The errno for a reader that nobody can recall its file for; 0: the placeholder."""
