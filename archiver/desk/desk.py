@@ -1,0 +1,411 @@
+"""The recall desk: takes in who reads a released file, decides, and has the image generated that they wait for.
+
+    ask -> rule -> one job a file, however many readers -> fair, bounded queue -> workers: decode, fill -> verdicts
+
+A reader waits in the kernel (or in a FUSE call) until its verdict comes, so every way through here ends in one: a rule,
+a limit, the image, a failure, the deadline, the reader's own end, or the end of the desk. Answers are given outside the
+lock, by the thread that took the reader out of its job.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from archiver.catalog.rows import Act
+from archiver.codec.record import Record
+from archiver.desk.asker import Asker
+from archiver.desk.budget import READ_BY, Budget
+from archiver.desk.history import Ending, History, printable
+from archiver.desk.jobs import Answer, FileKey, Job, Reader, Stage, Verdict
+from archiver.desk.place import Place, place_of
+from archiver.desk.report import Report, Share
+from archiver.desk.rules import Action, Rules, Ruling
+from archiver.desk.vigil import Vigil
+from archiver.desk.waiting import FairQueue
+from archiver.desk.work import Request, kind_of, recall_open_file
+from archiver.errors import ArchiverError, FileBusy, from_os_error
+from archiver.formats import Kind
+from archiver.lifecycle.outcome import Result
+from archiver.lifecycle.site import Site
+
+_LOG = logging.getLogger("archiver.desk")
+_BUSY_RETRY = 0.1  # seconds until a file is tried again that another archiver process acts on; it does not tell when
+_COMMIT_PATIENCE = 2.0  # seconds that readers wait for the catalog once the whole image stands in the file
+_SHOWN = 100  # entries of a list in a report
+
+_Who = tuple[str, str]  # process and user
+
+
+class RecallDesk:
+    """Answers readers of released files, in threads of its own. Any thread may ask.
+
+    `start` before the first question; `stop` answers whoever still waits and ends what is under way.
+    """
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._settings = site.settings.recall
+        self._rules = Rules(self._settings)
+        self._lock = threading.Lock()
+        self._work_to_do = threading.Condition(self._lock)
+        self._jobs: dict[FileKey, Job] = {}
+        self._queue: FairQueue[Job] = FairQueue()
+        self._waiting = 0  # readers
+        self._stopping = False
+        self._budget = Budget(self._settings.per_hour)
+        self._vigil = Vigil()
+        self.history = History()
+        self._workers = [
+            threading.Thread(target=self._work, name=f"desk-{number}", daemon=True)
+            for number in range(self._settings.concurrent)
+        ]
+
+    def start(self) -> None:
+        """Begin to answer. Raises CatalogUnavailable."""
+        self._budget.load(self._site.catalog)
+        self._vigil.start()
+        for worker in self._workers:
+            worker.start()
+
+    def stop(self) -> None:
+        """Answer all who wait, but for files that are being written: those end as usual, and are waited for."""
+        with self._lock:
+            self._stopping = True
+            self._work_to_do.notify_all()
+            left = [job for job in self._jobs.values() if job.stage in (Stage.WAITING, Stage.DECODING)]
+            readers = [reader for job in left for reader in self._take_all(job)]
+            for job in left:
+                if job.stage is Stage.WAITING:
+                    self._drop(job)
+        self._tell_all(readers, Ending.FAILED, "the daemon is stopping")
+        for worker in self._workers:
+            worker.join()
+        self._vigil.stop()
+
+    # -- asking --------------------------------------------------------------------------------------------------------
+
+    def ask(
+        self, fd: int, asker: Asker, answer: Answer, *, pidfd: int | None = None, patience: float | None = None
+    ) -> Reader:
+        """Somebody reads the file that is open at `fd` (O_RDWR). Both descriptors are the desk's from now on.
+
+        `answer` is called once, here or in another thread; it must not block, and what it raises is only logged.
+        `patience`: seconds until the reader must have its verdict, if sooner than the configuration says.
+        """
+        limit = self._settings.deadline.total_seconds()
+        deadline = time.monotonic() + (limit if patience is None else min(limit, patience))
+        reader = Reader(asker, answer, pidfd, deadline)
+        place = Place(path=place_of(self._site, fd).path) if self._stopping else place_of(self._site, fd)
+        tier = place.tier.name if place.tier else None
+        ruling = self._rules.judge(asker, tier, place.relative if place.tier else None)
+        reader.rule = ruling.rule
+        if ruling.action is not Action.RECALL:
+            ending = Ending.REFUSED if ruling.action is Action.REFUSE else Ending.PLACEHOLDER
+            return self._turn_away(reader, fd, place, Verdict(ruling.errno, ending))
+        with self._lock:
+            verdict = self._admit(reader, fd, place, ruling)
+            if verdict is None:
+                self._vigil.at(deadline, lambda: self._end(reader, Ending.LATE, "the deadline has passed"))
+                if pidfd is not None:
+                    self._vigil.at_end_of(pidfd, lambda: self._end(reader, Ending.LEFT, "the reader has ended"))
+        return reader if verdict is None else self._turn_away(reader, fd, place, verdict)
+
+    def withdraw(self, reader: Reader) -> None:
+        """A reader does not wait any more, for a reason that its asker knows."""
+        self._end(reader, Ending.LEFT, "the question was withdrawn")
+
+    def _admit(self, reader: Reader, fd: int, place: Place, ruling: Ruling) -> Verdict | None:
+        """Under the lock: make the reader wait, or say what it is told instead."""
+        if self._stopping:
+            return self._failure(reader, Ending.FAILED, "the daemon is stopping")
+        stat = os.fstat(fd)
+        key = (stat.st_dev, stat.st_ino)
+        job = self._jobs.get(key)
+        if job is not None and job.stage is Stage.COMMITTING:
+            return Verdict(0, Ending.RECALLED)
+        if self._waiting >= self._settings.waiting:
+            return self._failure(reader, Ending.FULL, f"{self._waiting} readers wait already")
+        if job is None and not self._budget.allows(len(self._jobs)):
+            return self._failure(reader, Ending.FULL, f"{self._settings.per_hour} files were recalled within an hour")
+        owner = (reader.asker.uid, reader.asker.comm)
+        if job is None:
+            job = self._jobs[key] = Job(key, fd, place, ruling.priority, owner, first=reader.asker)
+            self._queue.push(job, ruling.priority, owner)
+            self._work_to_do.notify()
+        else:
+            os.close(fd)
+            if ruling.priority < job.priority:
+                job.priority, job.owner = ruling.priority, owner
+                self._queue.hasten(job, ruling.priority, owner)
+        reader.job = job
+        job.readers[reader] = None
+        self._waiting += 1
+        return None
+
+    def _turn_away(self, reader: Reader, fd: int, place: Place, verdict: Verdict) -> Reader:
+        os.close(fd)
+        self._tell(reader, place, verdict)
+        return reader
+
+    # -- answering -----------------------------------------------------------------------------------------------------
+
+    def _failure(self, reader: Reader, ending: Ending, reason: str) -> Verdict:
+        """What a reader is told that gets no image."""
+        if self._settings.on_failure == "placeholder" or ending is Ending.LEFT:
+            return Verdict(0, ending, reason)
+        # The kernel's NFS server makes "try again later" of EAGAIN; a local program would not understand it.
+        return Verdict(errno.EAGAIN if reader.asker.is_kernel_nfs else errno.EIO, ending, reason)
+
+    def _end(self, reader: Reader, ending: Ending, reason: str) -> None:
+        """One reader goes before its file is there; nothing happens where it has its verdict already."""
+        with self._lock:
+            job = reader.job
+            if job is None or reader not in job.readers:
+                return
+            self._take(job, reader)
+            if not job.readers and job.stage is Stage.WAITING:
+                self._drop(job)
+        self._tell(reader, job.place, self._failure(reader, ending, reason))
+
+    def _tell_all(self, readers: Iterable[Reader], ending: Ending, reason: str = "") -> None:
+        image = ending in (Ending.RECALLED, Ending.THERE)
+        for reader in readers:
+            assert reader.job is not None  # it was taken out of it
+            verdict = Verdict(0, ending, reason) if image else self._failure(reader, ending, reason)
+            self._tell(reader, reader.job.place, verdict)
+
+    def _tell(self, reader: Reader, place: Place, verdict: Verdict) -> None:
+        """The one place where a reader, in no job any more, gets its verdict."""
+        if reader.pidfd is not None:
+            self._vigil.let_go(reader.pidfd)
+            os.close(reader.pidfd)
+            reader.pidfd = None
+        waited = time.monotonic() - reader.since
+        try:
+            reader.answer(verdict)
+        except Exception:
+            _LOG.exception("the verdict on %s did not reach its reader", place.path)
+        self.history.tell(reader.asker, place.path, verdict.ending, waited, rule=reader.rule, reason=verdict.reason)
+        quiet = verdict.ending in (Ending.PLACEHOLDER, Ending.THERE, Ending.LEFT)
+        why = verdict.reason or (f"rule {reader.rule}" if reader.rule else "")
+        _LOG.log(
+            logging.DEBUG if quiet else logging.INFO,
+            "read of %s by %s: %s in %.2f s%s",
+            place.path,
+            reader.asker,
+            verdict.ending,
+            waited,
+            f" ({why})" if why else "",
+        )
+
+    # -- under the lock ------------------------------------------------------------------------------------------------
+
+    def _take(self, job: Job, reader: Reader) -> None:
+        del job.readers[reader]
+        self._waiting -= 1
+
+    def _take_all(self, job: Job) -> list[Reader]:
+        readers = list(job.readers)
+        for reader in readers:
+            self._take(job, reader)
+        return readers
+
+    def _drop(self, job: Job) -> None:
+        """Forget a job that no worker has."""
+        self._queue.remove(job)
+        del self._jobs[job.key]
+        os.close(job.fd)
+
+    # -- working -------------------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while (job := self._next()) is not None:
+            try:
+                self._serve(job)
+            except Exception as error:
+                _LOG.exception("recalling %s failed", job.place.path)
+                self._finish(job, Ending.FAILED, f"a defect: {error}")
+
+    def _next(self) -> Job | None:
+        with self._work_to_do:
+            while not self._queue and not self._stopping:
+                self._work_to_do.wait()
+            if self._stopping:
+                return None
+            job = self._queue.pop()
+            job.stage = Stage.DECODING
+            return job
+
+    def _serve(self, job: Job) -> None:
+        request = Request(job.fd, job.place, f"{READ_BY}{self._askers(job)}")
+        try:
+            outcome = recall_open_file(self._site, request, _Progress(self, job))
+        except FileBusy:
+            self._try_again_later(job)
+            return
+        except (ArchiverError, OSError) as error:
+            failure = from_os_error(error, job.place.path) if isinstance(error, OSError) else error
+            if _stands_whole(job.fd):
+                # Only the catalog could not be told: the journal has it, and the next reconcile tells it.
+                self._finish(job, Ending.RECALLED, failure.message)
+            else:
+                self._finish(job, Ending.FAILED, failure.message)
+            self._write_down(job.place, request.asker, failure)
+            return
+        self._finish(job, Ending.RECALLED if outcome.result is Result.DONE else Ending.THERE, outcome.reason)
+
+    def _askers(self, job: Job) -> str:
+        with self._lock:
+            others = len(job.readers) - 1
+        return printable(f"{job.first}" + (f" and {others} more" if others > 0 else ""))
+
+    def _finish(self, job: Job, ending: Ending, reason: str = "") -> None:
+        with self._lock:
+            del self._jobs[job.key]
+            if ending is Ending.RECALLED:
+                self._budget.spend()
+            readers = self._take_all(job)
+            os.close(job.fd)
+        self._tell_all(readers, ending, reason)
+
+    def _try_again_later(self, job: Job) -> None:
+        """Another archiver process acts on the file: perhaps it is recalling it."""
+
+        def again() -> None:
+            with self._lock:
+                if self._jobs.get(job.key) is job and not self._stopping:
+                    self._queue.push(job, job.priority, job.owner)
+                    self._work_to_do.notify()
+
+        with self._lock:
+            job.stage = Stage.WAITING
+            if not job.readers or self._stopping:
+                self._drop(job)
+                return
+        self._vigil.at(time.monotonic() + _BUSY_RETRY, again)
+
+    def _write_down(self, place: Place, asker: str, failure: ArchiverError) -> None:
+        tier_id = self._site.tier_ids[place.tier.name] if place.tier else None
+        try:
+            row = self._site.catalog.find(tier_id, place.relative) if tier_id is not None else None
+            self._site.catalog.audit(
+                Act.FAILED,
+                tier_id=tier_id,
+                file_id=row.id if row else None,
+                path=None if row else place.relative or None,
+                detail=f"recall {asker}: {failure.message}",
+            )
+        except ArchiverError as error:
+            _LOG.warning("a failed recall of %s could not be written down: %s", place.path, error.message)
+
+    # -- what a worker reports -----------------------------------------------------------------------------------------
+
+    def decode(self, job: Job, record: Record) -> NDArray[np.uint8]:
+        """The picture of a job's record, at the job's priority."""
+        with self._lock:
+            deadline = max((reader.deadline for reader in job.readers), default=None)
+            priority = job.priority
+        return self._site.engine.decode([record], priority=priority, deadline=deadline)[0]
+
+    def begin_to_write(self, job: Job) -> bool:
+        """Whether anybody still waits for the file."""
+        with self._lock:
+            wanted = bool(job.readers)
+            if wanted:
+                job.stage = Stage.WRITING
+            return wanted
+
+    def has_written(self, job: Job) -> None:
+        """The whole image stands there. A catalog that is locked does not keep its readers for long."""
+
+        def go_on() -> None:
+            with self._lock:
+                readers = self._take_all(job)
+            self._tell_all(readers, Ending.RECALLED, "the catalog does not answer")
+
+        with self._lock:
+            job.stage = Stage.COMMITTING
+        self._vigil.at(time.monotonic() + _COMMIT_PATIENCE, go_on)
+
+    # -- reporting -----------------------------------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        """Everything that `archiver status --recalls` shows, but for what the connection knows."""
+        with self._lock:
+            queued = [job.told() for job in self._queue]
+            under_way = [job.told() for job in self._jobs.values() if job.stage is not Stage.WAITING]
+            waiting = Counter(
+                (printable(reader.asker.name), reader.asker.user)
+                for job in self._jobs.values()
+                for reader in job.readers
+            )
+            readers, recalls = self._waiting, self._budget.count()
+        ended = self.history.last_hour()
+        totals = sum(ended.values(), Counter[Ending]())
+        return Report(
+            mode=self._settings.mode,
+            responder=False,
+            watches=(),
+            under_way=tuple(under_way[:_SHOWN]),
+            queued=tuple(queued[:_SHOWN]),
+            files_under_way=len(under_way),
+            files_queued=len(queued),
+            readers=readers,
+            shares=tuple(_shares(waiting, ended)[:_SHOWN]),
+            last_hour=recalls,
+            per_hour=self._settings.per_hour,
+            refused=totals[Ending.REFUSED],
+            full=totals[Ending.FULL],
+            failed=totals[Ending.FAILED],
+            late=totals[Ending.LATE],
+        )
+
+
+class _Progress:
+    """What one recall asks and tells."""
+
+    def __init__(self, desk: RecallDesk, job: Job) -> None:
+        self._desk, self._job = desk, job
+
+    def decode(self, record: Record) -> NDArray[np.uint8]:
+        return self._desk.decode(self._job, record)
+
+    def is_wanted(self) -> bool:
+        return self._desk.begin_to_write(self._job)
+
+    def written(self) -> None:
+        self._desk.has_written(self._job)
+
+
+def _shares(waiting: Counter[_Who], ended: dict[_Who, Counter[Ending]]) -> list[Share]:
+    """Who causes how much, the most waiting first."""
+    shares = []
+    for who in waiting.keys() | ended.keys():
+        past = ended.get(who, Counter())
+        share = Share(
+            process=who[0],
+            user=who[1],
+            waiting=waiting[who],
+            recalled=past[Ending.RECALLED] + past[Ending.THERE],
+            placeholder=past[Ending.PLACEHOLDER],
+            refused=past[Ending.REFUSED],
+            failed=past[Ending.FAILED] + past[Ending.LATE] + past[Ending.FULL],
+        )
+        shares.append(share)
+    return sorted(shares, key=lambda share: (-share.waiting, -share.recalled, share.process, share.user))
+
+
+def _stands_whole(fd: int) -> bool:
+    try:
+        return kind_of(fd) is Kind.GENERATED
+    except (ArchiverError, OSError):
+        return False

@@ -1,0 +1,253 @@
+"""The recall desk: one decode a file, the right image, and a verdict for everybody, whatever happens."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from datetime import timedelta
+from pathlib import Path
+
+from archiver import formats
+from archiver.catalog.rows import Act, State
+from archiver.config import VaultSettings
+from archiver.desk.asker import Asker
+from archiver.desk.budget import READ_BY
+from archiver.desk.history import Ending
+from archiver.lifecycle.archive import archive
+from archiver.lifecycle.recall import recall
+from archiver.lifecycle.site import Site
+from archiver.lifecycle.subject import hold
+from archiver.tiers.scan import scan
+from tests.desk.conftest import Gate, ask, desk_of
+from tests.lifecycle.conftest import decoded, photograph, row_of
+
+
+def kind_of(path: Path) -> formats.Kind | None:
+    with path.open("rb") as file:
+        envelope = formats.read_envelope(file)
+    return None if envelope is None else envelope.kind
+
+
+def generated_by_command(site: Site, path: Path) -> bytes:
+    """What `archiver recall` makes of a released file; it is a placeholder again afterwards."""
+    recall(site, [path])
+    image = path.read_bytes()
+    archive(site, paths=[path])
+    assert row_of(site, path).state is State.RELEASED
+    return image
+
+
+def test_a_reader_gets_the_image_that_the_command_would_make(site: Site, released: list[Path]) -> None:
+    images = {path: generated_by_command(site, path) for path in released}
+    with desk_of(site) as desk:
+        for path in released:
+            before = path.stat()
+            assert ask(desk, path).verdict().errno == 0
+            after = path.stat()
+            assert path.read_bytes() == images[path]
+            assert (after.st_ino, after.st_size, after.st_mtime_ns) == (
+                before.st_ino,
+                before.st_size,
+                before.st_mtime_ns,
+            )
+            assert row_of(site, path).state is State.RECALLED
+            decoded(path)
+
+
+def test_a_generated_image_says_that_it_is_one(site: Site, released: list[Path]) -> None:
+    with desk_of(site) as desk:
+        for path in released:
+            ask(desk, path).verdict()
+            assert b"trainedAlgorithmicMedia" in path.read_bytes()
+
+
+def test_the_audit_says_who_asked(site: Site, released: list[Path]) -> None:
+    path = released[0]
+    with desk_of(site) as desk:
+        asker = Asker(4711, "gthumb", "/usr/bin/gthumb", "/user.slice", 12345, 12345)
+        ask(desk, path, asker).verdict()
+    row = row_of(site, path)
+    told = next(row for row in site.catalog.audit_rows(tier_id=row.tier_id, path=row.path) if row.act is Act.RECALLED)
+    assert told.detail == f"{READ_BY}gthumb (pid 4711, user 12345)"
+
+
+def test_a_hundred_readers_of_one_file_cause_one_decode(site: Site, released: list[Path]) -> None:
+    gate = Gate(site, is_open=False)
+    with desk_of(site) as desk:
+        waiting = [ask(desk, released[0]) for _ in range(100)]
+        gate.reached.acquire()
+        assert not any(one.answered for one in waiting)
+        assert desk.report().readers == 100
+        gate.open()
+        assert {one.verdict().ending for one in waiting} == {Ending.RECALLED}
+    assert gate.decodes == 1
+    assert kind_of(released[0]) is formats.Kind.GENERATED
+
+
+def test_a_recalled_file_was_used_and_is_not_released_at_once(site: Site, released: list[Path]) -> None:
+    path = released[0]
+    before = row_of(site, path).accessed_at
+    with desk_of(site) as desk:
+        ask(desk, path).verdict()
+    assert row_of(site, path).accessed_at > before
+    rule = site.settings.rule[0].model_copy(update={"unused_for": timedelta(days=1)})
+    site.settings = site.settings.model_copy(update={"rule": (rule,)})
+    archive(site)
+    assert row_of(site, path).state is State.RECALLED
+
+
+def test_a_placeholder_that_was_moved_is_adopted_and_recalled(
+    site: Site, released: list[Path], tier_root: Path
+) -> None:
+    image = generated_by_command(site, released[0])
+    moved = tier_root / "elsewhere" / "renamed.jpg"
+    moved.parent.mkdir()
+    released[0].rename(moved)
+    with desk_of(site) as desk:
+        assert ask(desk, moved).verdict().ending is Ending.RECALLED
+    assert moved.read_bytes() == image
+    assert row_of(site, moved).state is State.RECALLED
+
+
+def test_a_copy_outside_every_tier_is_recalled_from_what_it_carries(
+    site: Site, released: list[Path], tmp_path: Path
+) -> None:
+    with desk_of(site) as desk:
+        for path in released:
+            image = generated_by_command(site, path)
+            copy = tmp_path / f"copy-{path.name}"
+            shutil.copy2(path, copy)
+            before = copy.stat()
+            assert ask(desk, copy).verdict().ending is Ending.RECALLED
+            assert copy.read_bytes() == image
+            assert copy.stat().st_mtime_ns == before.st_mtime_ns
+            assert row_of(site, path).state is State.RELEASED
+
+
+def test_a_placeholder_that_somebody_touched_is_recalled(site: Site, released: list[Path]) -> None:
+    path = released[0]
+    os.utime(path, ns=(1, 1_600_000_000_000_000_000))
+    with desk_of(site) as desk:
+        assert ask(desk, path).verdict().ending is Ending.RECALLED
+    assert row_of(site, path).state is State.RECALLED
+    assert path.stat().st_mtime_ns == 1_600_000_000_000_000_000
+
+
+def test_a_file_that_is_no_placeholder_is_left_alone(site: Site, released: list[Path], tier_root: Path) -> None:
+    plain = tier_root / "plain.jpg"
+    photograph(99).save(plain)
+    before = plain.read_bytes()
+    with desk_of(site) as desk:
+        verdict = ask(desk, plain).verdict()
+        assert (verdict.errno, verdict.ending) == (0, Ending.THERE)
+    assert plain.read_bytes() == before
+
+
+def test_a_reader_that_is_killed_leaves_nothing_behind(site: Site, released: list[Path]) -> None:
+    gate = Gate(site, is_open=False)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with desk_of(site, concurrent=1) as desk:
+        before = {path: path.read_bytes() for path in released}
+        readers = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
+        waiting = [
+            ask(desk, path, Asker.of(reader.pid), os.pidfd_open(reader.pid))
+            for path, reader in zip(released, readers, strict=False)
+        ]
+        gate.reached.acquire()  # the first is being decoded, the second is queued
+        for reader in readers:
+            reader.kill()
+            reader.communicate()
+        assert {one.verdict().ending for one in waiting} == {Ending.LEFT}
+        gate.open()
+        assert ask(desk, released[2]).verdict().ending is Ending.RECALLED
+        assert gate.decodes == 2  # of the first, and of the one just asked for
+        assert released[0].read_bytes() == before[released[0]]
+        assert released[1].read_bytes() == before[released[1]]
+        assert desk.report().readers == desk.report().files_under_way == desk.report().files_queued == 0
+    assert {row_of(site, path).state for path in released[:2]} == {State.RELEASED}
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 1
+
+
+def test_a_failure_gives_the_placeholder_or_an_error_as_configured(
+    site: Site, released: list[Path], tmp_path: Path
+) -> None:
+    before = released[0].read_bytes()
+    site._engine = None
+    vault = VaultSettings(path=tmp_path / "empty")
+    site.settings = site.settings.model_copy(update={"vault": vault})
+    for on_failure, code in (("placeholder", 0), ("error", errno.EIO)):
+        with desk_of(site, on_failure=on_failure) as desk:
+            verdict = ask(desk, released[0]).verdict()
+            assert (verdict.errno, verdict.ending) == (code, Ending.FAILED)
+    assert released[0].read_bytes() == before
+    row = row_of(site, released[0])
+    acts = [told.act for told in site.catalog.audit_rows(tier_id=row.tier_id, path=row.path)]
+    assert acts[:2] == [Act.FAILED, Act.FAILED]
+
+
+def test_the_kernels_nfs_server_is_told_to_try_again(site: Site, released: list[Path]) -> None:
+    with desk_of(site, on_failure="error", per_hour=0) as desk:
+        assert ask(desk, released[0], Asker(2, "nfsd", "")).verdict().errno == errno.EAGAIN
+        assert ask(desk, released[0], Asker(3, "nfsd", "/tmp/nfsd")).verdict().errno == errno.EIO
+
+
+def test_the_deadline_comes_before_a_decoder_that_does_not_answer(site: Site, released: list[Path]) -> None:
+    gate = Gate(site, is_open=False)
+    with desk_of(site, deadline="1s", on_failure="error", concurrent=1) as desk:
+        waiting = [ask(desk, released[0]), ask(desk, released[1])]
+        for one in waiting:
+            verdict = one.verdict()
+            assert (verdict.errno, verdict.ending) == (errno.EIO, Ending.LATE)
+        assert desk.report().late == 2
+        gate.open()
+    assert kind_of(released[1]) is formats.Kind.PLACEHOLDER
+
+
+def test_the_end_of_the_desk_answers_everybody_at_once(site: Site, released: list[Path]) -> None:
+    gate = Gate(site, is_open=False)
+    with desk_of(site, concurrent=1) as desk:
+        waiting = [ask(desk, path) for path in released]
+        gate.reached.acquire()
+        threading.Timer(0.5, gate.open).start()
+    assert {one.verdict().ending for one in waiting} == {Ending.FAILED}
+    assert {kind_of(path) for path in released} == {formats.Kind.PLACEHOLDER}
+    assert ask(desk, released[0]).verdict().reason == "the daemon is stopping"
+
+
+def test_a_file_that_another_process_recalls_is_waited_for(site: Site, released: list[Path]) -> None:
+    path = released[0]
+    row = row_of(site, path)
+    with desk_of(site) as desk:
+        with hold(site.tiers["photos"], row, os.O_RDWR):
+            waiting = ask(desk, path)
+            ask(desk, released[1]).verdict()
+            assert not waiting.answered
+        assert waiting.verdict().ending is Ending.RECALLED
+
+
+def test_a_locked_catalog_keeps_no_reader(site: Site, released: list[Path]) -> None:
+    with desk_of(site) as desk:
+        database = site.settings.catalog_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            verdict = ask(desk, released[0]).verdict()
+            assert (verdict.errno, verdict.ending) == (0, Ending.RECALLED)
+            assert kind_of(released[0]) is formats.Kind.GENERATED
+            other.execute("ROLLBACK")
+    assert row_of(site, released[0]).state is State.RECALLED
+
+
+def test_after_every_recall_catalog_and_files_agree(site: Site, released: list[Path]) -> None:
+    with desk_of(site) as desk:
+        for one in [ask(desk, path) for path in released]:
+            one.verdict()
+    scan(site.catalog, site.tiers["photos"])
+    assert {row_of(site, path).state for path in released} == {State.RECALLED}
+    assert site.catalog.recount(correct=False) == []
+    assert not os.listdir(site.tiers["photos"].journal_fd)
