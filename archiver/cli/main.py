@@ -68,7 +68,9 @@ VERBS: dict[str, tuple[Verb, ...]] = {
     ),
     "Models": (
         Verb("models", "models", "List, verify, export, import or remove profiles."),
+        Verb("decoder", "decoder", "Decode for other hosts, or show where records are decoded."),
         Verb("train", "train", "Train a stage of the embedded profile."),
+        Verb("bench", "bench", "Measure how good regenerated pictures are."),
     ),
 }
 

