@@ -39,7 +39,7 @@ class Acts(Recorder):
             ids: list[int | None] = [None] * len(batch)
             recorded = _recorded(ledger, list(valid.values()))
             for (place, (_, new)), file in zip(valid.items(), recorded, strict=True):
-                ledger.tell(Act.RECORDED, file, rule=new.rule)
+                ledger.tell(Act.RECORDED, file, rule=new.rule, detail=new.detail)
                 ids[place] = file.record_id
             return ids
 
@@ -77,6 +77,14 @@ class Acts(Recorder):
         with self._change() as ledger:
             file = _moved(ledger, _locked(ledger, file_id, State.RELEASED), State.RECALLED, version, used=True)
             _generated(ledger, file, generated_sha256)
+            ledger.tell(Act.RECALLED, file, detail=detail)
+
+    def mark_restored(self, file_id: int, *, version: Version, detail: str = "") -> None:
+        """released -> recorded: a lossless recall put the original's exact bytes back; none is held any more."""
+        with self._change() as ledger:
+            file = _moved(ledger, _locked(ledger, file_id, State.RELEASED), State.RECORDED, version, used=True)
+            _clear(ledger, file)
+            let_go(ledger, file, file.record_id)
             ledger.tell(Act.RECALLED, file, detail=detail)
 
     def mark_rereleased(self, file_id: int, *, version: Version, rule: str = "") -> None:

@@ -8,9 +8,10 @@ are bytes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 SCHEMA = "0001"
 """The Alembic revision that this program reads and writes."""
@@ -97,6 +98,45 @@ class Found(NamedTuple):
     accessed_at: int
 
 
+class FoundColumns(Sequence[Found]):
+    """Files that the scan saw in one directory, column by column, as the database takes them: a first scan has hundreds
+    of thousands, and a tuple for each is what it would wait for.
+    """
+
+    __slots__ = ("accessed_at", "inodes", "mtimes_ns", "names", "sizes")
+
+    def __init__(
+        self,
+        names: Sequence[bytes],
+        sizes: Sequence[int],
+        mtimes_ns: Sequence[int],
+        inodes: Sequence[int],
+        accessed_at: Sequence[int],
+    ) -> None:
+        self.names, self.sizes, self.mtimes_ns = names, sizes, mtimes_ns
+        self.inodes, self.accessed_at = inodes, accessed_at
+
+    @classmethod
+    def of(cls, files: Sequence[Found]) -> FoundColumns:
+        """The same files, sorted by name."""
+        if isinstance(files, FoundColumns):
+            return files
+        return cls(*zip(*sorted(files), strict=True)) if files else cls((), (), (), (), ())
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @overload
+    def __getitem__(self, index: int) -> Found: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Found]: ...
+    def __getitem__(self, index: int | slice) -> Found | list[Found]:
+        if isinstance(index, slice):
+            return [self[at] for at in range(*index.indices(len(self)))]
+        columns = (self.names, self.sizes, self.mtimes_ns, self.inodes, self.accessed_at)
+        return Found._make(column[index] for column in columns)
+
+
 class Known(NamedTuple):
     """A file that the catalog has in a directory, gone ones included."""
 
@@ -128,7 +168,7 @@ class DirectoryChange:
     path: bytes
     directory_id: int | None = None
     fingerprint: bytes | None = None
-    new: list[Found] | tuple[Found, ...] = ()
+    new: Sequence[Found] = ()
     changed: list[tuple[int, Found]] | tuple[tuple[int, Found], ...] = ()
     missing: list[int] | tuple[int, ...] = ()
     vanished: list[int] | tuple[int, ...] = ()
@@ -309,7 +349,7 @@ class Holding:
 
 @dataclass(frozen=True, slots=True)
 class NewRecord:
-    """A verified record of the file as it was at `expected`."""
+    """A verified record of the file as it was at `expected`. `detail` goes into the audit."""
 
     file_id: int
     expected: Version
@@ -325,6 +365,7 @@ class NewRecord:
     semantic: float | None = None
     label_bce: float | None = None
     colour: float | None = None
+    detail: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
+from sqlalchemy.schema import DropIndex
 
 from archiver.catalog.ledger import Ledger, Locked, Recorder, pages
 from archiver.catalog.rows import (
@@ -22,12 +24,13 @@ from archiver.catalog.rows import (
     DirectoryChange,
     DirectoryRow,
     Found,
+    FoundColumns,
     Known,
     State,
     Version,
 )
 from archiver.catalog.store import PAGE
-from archiver.catalog.tables import Directory, File, Gone, Recalled, signed64
+from archiver.catalog.tables import CANDIDATES, Directory, File, Gone, Recalled, signed64
 
 _DIRECTORIES = select(Directory.id, Directory.path, Directory.fingerprint)
 _TOP = 1 << 63
@@ -105,6 +108,8 @@ class ScanWriter(Recorder):
             if not self.is_sqlite:
                 # One writer of a tier's new files and directories at a time; SQLite has only one of anything.
                 ledger.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s, %s)", (_SCAN_LOCK, tier_id))
+            if self.is_sqlite:
+                _leave_index_for_later(ledger.connection)
             numbers, fresh = _number_directories(ledger.connection, tier_id, changes)
             new, changed = _sort_new(ledger.connection, numbers, fresh, changes)
             changed += [pair for change in changes for pair in change.changed]
@@ -120,6 +125,15 @@ class ScanWriter(Recorder):
                 stamp = update(Directory).where(Directory.id == bindparam("directory"))
                 ledger.connection.execute(stamp.values(fingerprint=bindparam("print"), present=True), prints)
             return applied
+
+
+def _leave_index_for_later(connection: Connection) -> None:
+    """Into an empty catalog files come faster without the index of candidates, whose order is not theirs.
+
+    `Lookup.candidates` makes it, all at once, when it first asks for some.
+    """
+    if connection.exec_driver_sql("SELECT NOT EXISTS (SELECT 1 FROM file)").scalar():
+        connection.execute(DropIndex(CANDIDATES, if_exists=True))
 
 
 def _directory_row(directory_id: int, path: str, fingerprint: bytes | None) -> DirectoryRow:
@@ -178,27 +192,28 @@ def _reserve(connection: Connection, count: int) -> Sequence[int]:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 _Change = tuple[int, Found]
+_NewFiles = tuple[int, FoundColumns]  # in the directory of that number
 
 
 def _sort_new(
     connection: Connection, numbers: dict[bytes, int], fresh: set[int], changes: Sequence[DirectoryChange]
-) -> tuple[list[tuple[int, list[Found]]], list[_Change]]:
+) -> tuple[list[_NewFiles], list[_Change]]:
     """New files by directory, and those that the catalog has after all (a watcher was faster, a gone one is back)."""
-    new: list[tuple[int, list[Found]]] = []
+    new: list[_NewFiles] = []
     known: list[_Change] = []
     for change in changes:
         if not change.new:
             continue
         number = numbers[change.path]
-        files = sorted(change.new)  # neighbours in the index are written together: fuller pages, less to write
+        files = change.new
         if number not in fresh:
             files, found = _split(connection, number, files)
             known += found
-        new.append((number, files))
+        new.append((number, FoundColumns.of(files)))
     return new, known
 
 
-def _split(connection: Connection, directory_id: int, files: list[Found]) -> tuple[list[Found], list[_Change]]:
+def _split(connection: Connection, directory_id: int, files: Sequence[Found]) -> tuple[list[Found], list[_Change]]:
     by_name = {found.name: found for found in files}
     known: list[_Change] = []
     query = select(File.id, File.name).where(File.directory_id == directory_id)
@@ -208,23 +223,28 @@ def _split(connection: Connection, directory_id: int, files: list[Found]) -> tup
     return list(by_name.values()), known
 
 
-def _insert_files(ledger: Ledger, tier_id: int, new: Sequence[tuple[int, list[Found]]]) -> int:
-    values: list[Any] = []  # of all rows, one behind the other: a tuple less to make for each
-    for directory_id, files in sorted(new):  # in the order of the index, whose pages are full then
-        for name, size, mtime_ns, inode, accessed_at in files:
-            number = inode if inode < _TOP else signed64(inode)
-            values += (directory_id, tier_id, name, size, mtime_ns, number, accessed_at)
-    if not values:
+def _insert_files(ledger: Ledger, tier_id: int, new: Sequence[_NewFiles]) -> int:
+    columns: list[list[Any]] = [[] for _ in range(_COLUMNS)]
+    for directory_id, files in sorted(new, key=itemgetter(0)):  # in the order of the index, whose pages are full then
+        inodes = files.inodes if max(files.inodes, default=0) < _TOP else map(signed64, files.inodes)
+        whose = ([directory_id] * len(files), [tier_id] * len(files))
+        rows = (*whose, files.names, files.sizes, files.mtimes_ns, inodes, files.accessed_at)
+        for column, values in zip(columns, rows, strict=True):
+            column += values
+    sizes = columns[3]
+    if not sizes:
         return 0
-    sizes = values[3::_COLUMNS]
     dialect = ledger.connection.dialect.name
     if dialect == "sqlite":
-        for at in range(0, len(values), _TOGETHER * _COLUMNS):
-            some = tuple(values[at : at + _TOGETHER * _COLUMNS])
+        flat: list[Any] = [None] * (_COLUMNS * len(sizes))  # all rows, one behind the other
+        for number, column in enumerate(columns):
+            flat[number::_COLUMNS] = column
+        for at in range(0, len(flat), _TOGETHER * _COLUMNS):
+            some = tuple(flat[at : at + _TOGETHER * _COLUMNS])
             more = f", {_NEW_ROW}" * (len(some) // _COLUMNS - 1)
             ledger.connection.exec_driver_sql(_NEW_FILES[dialect] + more, some)
     else:
-        ledger.connection.exec_driver_sql(_NEW_FILES[dialect], tuple(values[n::_COLUMNS] for n in range(_COLUMNS)))
+        ledger.connection.exec_driver_sql(_NEW_FILES[dialect], tuple(columns))
     ledger.count(tier_id, State.RESIDENT, len(sizes), sum(sizes))
     return len(sizes)
 

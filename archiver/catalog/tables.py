@@ -145,20 +145,22 @@ class File(Base):
 
     __table_args__ = (
         UniqueConstraint("directory_id", "name"),
-        # Released files wait for nothing but a recall: they cost no entry here.
-        Index(
-            "ix_file_candidate",
-            "tier_id",
-            "accessed_at",
-            sqlite_where=text("state IN (1, 2, 4, 5)"),
-            postgresql_where=text("state IN (1, 2, 4, 5)"),
-        ),
         CheckConstraint("state BETWEEN 1 AND 6", name="state"),
         CheckConstraint("state NOT IN (2, 3, 4, 5) OR record_id IS NOT NULL", name="has_record"),
         CheckConstraint("state <> 1 OR record_id IS NULL", name="no_record"),
         CheckConstraint("size >= 0 AND length(name) > 0", name="sane"),
         _NEVER_REUSED,
     )
+
+
+# Released files wait for nothing but a recall: they cost no entry here.
+CANDIDATES = Index(
+    "ix_file_candidate",
+    File.tier_id,
+    File.accessed_at,
+    sqlite_where=text("state IN (1, 2, 4, 5)"),
+    postgresql_where=text("state IN (1, 2, 4, 5)"),
+)
 
 
 class Record(Base):
