@@ -25,11 +25,12 @@ RHYTHM = Rhythm(rate=8e-4, ema=0.998, check_every=500)
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Clean latents (B, 16, h, w), their conditions and which of these are kept."""
+    """Clean latents (B, 16, h, w), their conditions, which of these are kept, and which photographs are mirrored."""
 
     latents: Tensor
     conditions: Conditions
     keep: Keep
+    mirrored: NDArray[np.bool_]
 
 
 def _grid(rng: np.random.Generator, side: int) -> tuple[int, int, int, int]:
@@ -41,11 +42,20 @@ def _grid(rng: np.random.Generator, side: int) -> tuple[int, int, int, int]:
     return (offset, 0, short, side) if rng.random() < 0.5 else (0, offset, side, short)
 
 
-def draw(features: Features, rows: NDArray[np.int64], rng: np.random.Generator, noise: torch.Generator) -> Batch:
-    """Photographs `rows` as a training batch: mirrored, cropped, perturbed and stripped of conditions at random."""
+def draw(
+    features: Features,
+    rows: NDArray[np.int64],
+    rng: np.random.Generator,
+    noise: torch.Generator,
+    whole: bool = False,
+) -> Batch:
+    """Photographs `rows` as a training batch: mirrored, cropped (unless `whole`), perturbed and stripped of
+    conditions at random.
+    """
     count = len(rows)
     mirrored = rng.random(count) < 0.5
-    top, left, height, width = _grid(rng, features.latents.shape[-1])
+    side = features.latents.shape[-1]
+    top, left, height, width = (0, 0, side, side) if whole else _grid(rng, side)
     y, x = slice(top, top + height), slice(left, left + width)
     yy, xx = slice(2 * top, 2 * (top + height)), slice(2 * left, 2 * (left + width))
     latents = torch.from_numpy(features.latents[rows, mirrored.astype(np.int64)]).float()
@@ -60,7 +70,7 @@ def draw(features: Features, rows: NDArray[np.int64], rng: np.random.Generator, 
     colours = colours + _COLOUR_NOISE * (2 * torch.rand(colours.shape, generator=noise) - 1)
     kept = (torch.rand(3, count, generator=noise) < _KEEP_EACH) & (torch.rand(count, generator=noise) >= _DROP_ALL)
     conditions = Conditions(embedding, labels[:, yy, xx], colours[:, :, y, x])
-    return Batch(latents[:, :, y, x].contiguous(), conditions, Keep(kept[0], kept[1], kept[2]))
+    return Batch(latents[:, :, y, x].contiguous(), conditions, Keep(kept[0], kept[1], kept[2]), mirrored)
 
 
 def _v_loss(network: Denoiser, batch: Batch, alphas: Tensor, t: Tensor, noise: torch.Generator) -> Tensor:
