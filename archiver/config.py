@@ -34,6 +34,7 @@ from archiver.units import parse_duration, parse_size
 
 ENVIRONMENT = "ARCHIVER_CONFIG"
 CATALOG_URL_ENVIRONMENT = "ARCHIVER_CATALOG_URL"
+DECODER_TOKEN_ENVIRONMENT = "ARCHIVER_DECODER_TOKEN"
 SYSTEM_CONFIG = Path("/etc/archiver/config.toml")
 
 _PLAIN_SQLITE = re.compile(r"sqlite(?:\+pysqlite)?:////[^?#]+")
@@ -292,6 +293,21 @@ class DecoderSettings(Section):
         return self
 
     @property
+    def token(self) -> str | None:
+        """$ARCHIVER_DECODER_TOKEN, else what `token_file` holds; None where there is neither. Never to be printed.
+
+        Raises ConfigInvalid where it cannot be read or is too short to keep anybody out.
+        """
+        token, source = os.environ.get(DECODER_TOKEN_ENVIRONMENT, "").strip(), f"${DECODER_TOKEN_ENVIRONMENT}"
+        if not token and self.token_file is None:
+            return None
+        if not token and self.token_file is not None:
+            token, source = _text_of(self.token_file, "decoder.token_file"), str(self.token_file)
+        if not re.fullmatch(r"[!-~]{16,512}", token):
+            raise ConfigInvalid(path=source, problem="a token is one line of 16 to 512 letters, digits and signs")
+        return token
+
+    @property
     def url(self) -> str | None:
         """The decoder on another host; None where records are decoded here."""
         return self.where if "://" in self.where else None
@@ -362,12 +378,17 @@ class Settings(Section):
             return url
         if (file := self.catalog.url_file) is None:
             return self.catalog.url
-        try:
-            return file.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConfigInvalid(path=file, problem=f"catalog.url_file cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise ConfigInvalid(path=file, problem="catalog.url_file is not UTF-8 text") from None
+        return _text_of(file, "catalog.url_file")
+
+
+def _text_of(file: Path, key: str) -> str:
+    """The one line that a file with a secret holds. Raises ConfigInvalid."""
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigInvalid(path=file, problem=f"{key} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ConfigInvalid(path=file, problem=f"{key} is not UTF-8 text") from None
 
 
 def redact_url(url: str) -> str:

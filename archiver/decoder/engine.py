@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,10 @@ from archiver.config import Settings
 from archiver.errors import ModelsNotInstalled
 from archiver.models.profiles import ProfileInfo
 from archiver.models.vault import Vault
+
+if TYPE_CHECKING:
+    from archiver.decoder.queued import QueuedEngine
+    from archiver.decoder.work import Runner
 
 
 class Priority(IntEnum):
@@ -92,13 +97,38 @@ class Engine(Protocol):
 def open_engine(settings: Settings) -> Engine:
     """The engine of a configuration; weights are loaded when they are first needed.
 
-    Raises ModelsNotInstalled, ProfileUnknown (the configured profile is not in the vault).
+    Raises ModelsNotInstalled, ProfileUnknown (the configured profile is not in the vault), ConfigInvalid (no usable
+    token), DecoderFailed (the device is not there).
     """
-    try:
-        from archiver.decoder.local import LocalEngine
-    except ImportError as error:
-        raise ModelsNotInstalled(missing=error.name or error) from error
-    vault = Vault(settings.vault.path)
-    profile = vault.named(settings.model.profile)
+    if settings.decoder.url is None:
+        return open_here(settings)
+    from archiver.decoder.remote import RemoteEngine
+
+    return RemoteEngine(settings)
+
+
+def open_here(settings: Settings) -> QueuedEngine:
+    """The engine that decodes on this machine, in this process or in a worker. Raises as `open_engine` does."""
+    from archiver.decoder.queued import QueuedEngine
+    from archiver.decoder.service import DecodeService
+
+    vault, decoder = Vault(settings.vault.path), settings.decoder
     threads = settings.model.threads or len(os.sched_getaffinity(0))
-    return LocalEngine(vault, profile, settings.model.preset, threads)
+    runner: Runner
+    if decoder.where == "worker":
+        from archiver.decoder.worker import WHERE, Setup, WorkerRunner
+
+        if importlib.util.find_spec("torch") is None:
+            raise ModelsNotInstalled(missing="torch")
+        where, runner = WHERE, WorkerRunner(Setup(vault.path, decoder.device, decoder.batch, threads))
+    else:
+        try:
+            from archiver.decoder.networks import LocalRunner
+        except ImportError as error:
+            raise ModelsNotInstalled(missing=error.name or error) from error
+        where = "in this process"
+        runner = LocalRunner(vault, device=decoder.device, batch=decoder.batch, threads=threads)
+    profile = vault.named(settings.model.profile)
+    idle = None if decoder.idle is None else decoder.idle.total_seconds()
+    service = DecodeService(runner, limit=decoder.waiting, idle=idle, where=where)
+    return QueuedEngine(vault, profile, settings.model.preset, service)

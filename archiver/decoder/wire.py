@@ -5,9 +5,9 @@ gives for each, in the same order,
 
     magic 4 | device's length 1 | height 2 | width 2 | length of the pixels 4 | CRC-32 of them 4 | device | pixels
 
-big-endian; the pixels are rows of sRGB bytes, compressed by zstd without loss. GET /v1/profiles and /v1/health give
-JSON, and so does everything that goes wrong: {"error": a class of archiver.errors, "facts": what it was raised with}.
-Another layout gets another version in the path.
+big-endian; the pixels are rows of sRGB bytes, compressed by zstd without loss. GET /v1/profiles, /v1/stats and
+/v1/health give JSON, and so does all that goes wrong: {"error": a class of archiver.errors, "facts": what it was raised
+with}. Another layout gets another version in the path.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from archiver.errors import ArchiverError, DecoderAnswerInvalid, RecordCorrupt
 DECODE = "/v1/decode"
 PROFILES = "/v1/profiles"
 HEALTH = "/v1/health"
+STATS = "/v1/stats"
 PRIORITY = "Archiver-Priority"  # "interactive" or "bulk"
 DEADLINE = "Archiver-Deadline"  # seconds from now; clocks of two hosts differ
 RECORDS_TYPE = "application/vnd.archiver.records"
@@ -145,6 +146,6 @@ def unpack_error(body: bytes, where: str) -> ArchiverError:
         if "where" in known:
             known["where"] = where
         error: ArchiverError = getattr(errors, name)(**known)
-    except (ValueError, KeyError, TypeError, IndexError) as problem:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as problem:
         return DecoderAnswerInvalid(where=where, problem=f"{type(problem).__name__}: {problem}")
     return error

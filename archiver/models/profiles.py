@@ -76,6 +76,11 @@ def read_profile(directory: Path) -> ProfileInfo:
             text = file.read(_MAX_TOML)
     except FileNotFoundError:
         raise ProfileUnknown(profile=directory.name) from None
+    return parse_profile(text, path)
+
+
+def parse_profile(text: bytes, path: object) -> ProfileInfo:
+    """Read what a `profile.toml` holds; `path` names it in the error. Raises ProfileInvalid."""
     try:
         return _parse(tomllib.loads(text.decode("utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
