@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,8 +63,7 @@ class Mirror:
         """What is asked of kernel and library."""
         want = fuse_binding.CAP_SPLICE_WRITE | fuse_binding.CAP_SPLICE_MOVE
         want |= fuse_binding.CAP_DONT_MASK | fuse_binding.CAP_POSIX_ACL
-        # Set-id bits are taken away by requests of their own; a whole directory is one answer already.
-        leave = fuse_binding.CAP_HANDLE_KILLPRIV | fuse_binding.CAP_READDIRPLUS
+        leave = fuse_binding.CAP_READDIRPLUS  # libfuse would look up each name as the kernel would
         connection.want = (connection.want | want & connection.capable) & ~leave
         connection.max_background, connection.congestion_threshold = _KEPT_WAITING, _KEPT_WAITING * 3 // 4
         config.use_ino = 1
@@ -152,10 +151,18 @@ class Mirror:
             return
         with self._at(path) as (folder, name):
             fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            try:
+        try:
+            with self._caller() if not self._only_drops_set_id(fd, mode) else nullcontext():
                 Path(f"/proc/self/fd/{fd}").chmod(stat.S_IMODE(mode))
-            finally:
-                os.close(fd)
+        finally:
+            os.close(fd)
+
+    @staticmethod
+    def _only_drops_set_id(fd: int, mode: int) -> bool:
+        """What the kernel asks in the name of somebody who wrote to the file and need not own it."""
+        bits = stat.S_ISUID | stat.S_ISGID
+        now = stat.S_IMODE(os.fstat(fd).st_mode)
+        return now != stat.S_IMODE(mode) and now & ~bits == stat.S_IMODE(mode) & ~bits and not mode & bits & ~now
 
     def chown(self, path: str | None, uid: int, gid: int, fh: int | None) -> None:
         if path is None:
@@ -272,20 +279,26 @@ class Mirror:
             self._recall(fh)
             self._unread.discard(fh)
 
-    def _before_change(self, fh: int) -> None:
-        """Half a placeholder and half something else would be neither: what is not recalled is not written to."""
+    @contextmanager
+    def _changing(self, fh: int) -> Iterator[None]:
+        """Write to an open file: whole images only, and set-id bits fall as they do for the caller."""
         if fh in self._unread:
             self._recall(fh)
             if _is_placeholder(fh):
-                raise OSError(errno.EIO, "it is a placeholder, and its image could not be recalled")
+                raise OSError(errno.EIO, "half a placeholder and half something else would be neither")
             self._unread.discard(fh)
+        if os.fstat(fh).st_mode & (stat.S_ISUID | stat.S_ISGID):
+            with self._caller():
+                yield
+        else:
+            yield
 
     def read_buf(self, *_args: Any) -> None:
         """Its being here makes the binding reply from the descriptor, after before_read."""
 
     def write(self, _path: None, data: bytes, offset: int, fi: FileInfo) -> int:
-        self._before_change(fi.fh)
-        return os.pwrite(fi.fh, data, offset)
+        with self._changing(fi.fh):
+            return os.pwrite(fi.fh, data, offset)
 
     def truncate(self, path: str | None, length: int, fh: int | None) -> None:
         if fh is not None:
@@ -302,13 +315,14 @@ class Mirror:
             os.close(fd)
 
     def _truncate(self, fd: int, length: int) -> None:
-        if length:  # of an empty file nothing is left that had to be recalled
-            self._before_change(fd)
-        os.ftruncate(fd, length)
+        if length == 0:
+            self._unread.discard(fd)  # nothing of it is left that had to be recalled
+        with self._changing(fd):
+            os.ftruncate(fd, length)
 
     def fallocate(self, _path: None, mode: int, offset: int, size: int, fi: FileInfo) -> None:
-        self._before_change(fi.fh)
-        fuse_caller.allocate(fi.fh, mode, offset, size)
+        with self._changing(fi.fh):
+            fuse_caller.allocate(fi.fh, mode, offset, size)
 
     def lseek(self, fh: int, offset: int, whence: int) -> int:
         """SEEK_DATA and SEEK_HOLE. The hole of a placeholder is not one: tools that skip it would copy zeros."""
@@ -321,8 +335,8 @@ class Mirror:
 
     def copy_file_range(self, fh_in: int, at_in: int, fh_out: int, at_out: int, size: int) -> int:
         self.before_read(fh_in)
-        self._before_change(fh_out)
-        return os.copy_file_range(fh_in, fh_out, size, at_in, at_out)
+        with self._changing(fh_out):
+            return os.copy_file_range(fh_in, fh_out, size, at_in, at_out)
 
     # -- recall --------------------------------------------------------------------------------------------------------
 

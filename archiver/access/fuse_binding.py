@@ -20,7 +20,6 @@ CAP_SPLICE_WRITE, CAP_SPLICE_MOVE = 1 << 7, 1 << 8
 CAP_DONT_MASK = 1 << 6
 CAP_READDIRPLUS = 1 << 13
 CAP_POSIX_ACL = 1 << 19
-CAP_HANDLE_KILLPRIV = 1 << 20
 
 _BUF_IS_FD, _BUF_FD_SEEK = 1 << 1, 1 << 2  # enum fuse_buf_flags
 _UNSET = 0xFFFFFFFF  # -1 of an unsigned owner: leave it

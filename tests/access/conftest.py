@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fixtures_fs import enter_private_mounts, need_root
 
-from tests.access.released import Released, release_photographs
+from tests.access.released import Released, open_folder, release_photographs
 from tests.lifecycle.conftest import random_vault
 
 __all__ = ["random_vault"]
@@ -26,13 +27,11 @@ errno = "EBUSY"
 
 
 @pytest.fixture(scope="session")
-def tier(tmp_path_factory: pytest.TempPathFactory, random_vault: Path) -> Released:
+def tier(random_vault: Path) -> Iterator[Released]:
     """Released photographs that any user may come to. Tests share it: each says which file it recalls."""
     need_root()
     enter_private_mounts()
-    folder = tmp_path_factory.mktemp("tier")
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)
-    released = release_photographs(folder / "state", folder / "photos", random_vault, _RULES)
-    (released.root / "resident.txt").write_text("as ever")
-    return released
+    with open_folder() as folder:
+        released = release_photographs(folder / "state", folder / "photos", random_vault, _RULES)
+        (released.root / "resident.txt").write_text("as ever")
+        yield released
