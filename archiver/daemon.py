@@ -1,10 +1,11 @@
 """The daemon: start order, schedule, signals and systemd; the only place that wires the parts together.
 
-    lock the catalog -> settle what a crash left -> tell systemd READY -> scan, watch, archive, expire, verify on
-    schedule
+    lock the catalog -> settle what a crash left -> answer readers of released files -> tell systemd READY
+    -> scan, watch, archive, expire, verify on schedule
 
-Every job runs in the one scheduler thread pool, one at a time on a tier's files (they would only fight over the disk
-and the model), and every job looks at the stop event between two files, so a stop never waits longer than one batch.
+The recall desk has threads of its own, for a reader waits for it. Every job runs in the one scheduler thread pool, one
+at a time on a tier's files (they would only fight over the disk and the model), and every job looks at the stop event
+between two files, so a stop never waits longer than one batch.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from archiver import config, logs
 from archiver.config import Settings
+from archiver.desk.service import DeskService
 from archiver.errors import ArchiverError, from_os_error
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
@@ -87,7 +89,9 @@ def _serve(site: Site, signals: _Signals, notifier: Notifier) -> None:
     """Run the jobs until a signal."""
     jobs = _Jobs(site)
     with ExitStack() as resources:
-        jobs.log(reconcile(site, jobs.hear), "reconcile")
+        jobs.settle()
+        jobs.desk.start()
+        resources.callback(lambda: jobs.desk.stop(for_good=signals.stop.is_set()))
         scheduler = _scheduler(site.settings, jobs)
         resources.callback(scheduler.shutdown, wait=True)
         resources.callback(jobs.stop.set)  # runs before the shutdown: it waits for the job under way
@@ -141,6 +145,7 @@ class _Jobs:
     def __init__(self, site: Site) -> None:
         self.site = site
         self.stop = threading.Event()
+        self.desk = DeskService(site)
         self._watchers: dict[str, Watcher] = {}
 
     def alive(self) -> bool:
@@ -170,8 +175,15 @@ class _Jobs:
                 began = time.monotonic()
                 report = scan(self.site.catalog, tier, stop=self.stop)
                 _LOG.info("scan of %s: %s in %.1f s", name, report.summary(), time.monotonic() - began)
+        self.desk.watch_tiers()  # those that could not be reached until now
+
+    def settle(self) -> None:
+        """Finish or take back what a crash left, or an act that the catalog was closed to."""
+        self.log(reconcile(self.site, self.hear), "reconcile")
 
     def archive(self) -> None:
+        with self._surviving("reconcile"):
+            self.settle()
         for name in self.site.tiers:
             with self._surviving(f"archive {name}"):
                 self.log(archive(self.site, tiers=[name], listener=self.hear, stop=self.stop), f"archive {name}")

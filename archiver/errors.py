@@ -504,6 +504,13 @@ class RecallUnreachable(ArchiverError):
     hint = "`systemctl status archiver-recall` says why; without it, readers of released files see the placeholder."
 
 
+class DeskUnreachable(ArchiverError):
+    """no daemon answers at {path} ({reason})"""
+
+    exit_code = 7
+    hint = "Recalls by readers are the work of the daemon: `archiver run`, or `systemctl start archiver`."
+
+
 class WatchingRefused(ArchiverError):
     """the kernel does not let archiver-recall watch reads: {reason}"""
 

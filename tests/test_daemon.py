@@ -34,6 +34,8 @@ path = "{vault}"
 profile = "random-7"
 preset = "draft"
 batch = 4
+[recall]
+socket = "{state}/recall.sock"
 [release]
 min_free = 0
 [[tier]]

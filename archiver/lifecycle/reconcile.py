@@ -193,6 +193,8 @@ def _keep_placeholder(spot: _Spot, fd: int, envelope: Envelope) -> str:
     if row.state is State.RECALLED:
         version = Version(row.size, row.mtime_ns, spot.intent.inode)
         spot.site.catalog.mark_rereleased(row.id, version=version, rule=spot.intent.rule)
+    if spot.intent.act == "rerelease":
+        spot.site.forget(fd)
         return "finished"
     return "taken back: the placeholder stays"
 

@@ -22,8 +22,9 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
     """Punch an unmodified recalled file back to its placeholder.
 
     Raises FileModified when a user has edited the generated image (it is a new original then), Pinned, HardLinked,
-    FileOpen, OSError.
+    FileOpen, OSError; RecallUnreachable where its next reader would not be noticed.
     """
+    site.require_noticing()
     with hold(tier, row, os.O_RDWR) as subject:
         if subject.stat.st_nlink != 1:
             raise HardLinked(path=subject.path, links=subject.stat.st_nlink)
@@ -41,6 +42,7 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
             with fileops.write_lease(subject.fd, subject.path):
                 subject.require_unchanged()
                 put_placeholder_back(subject, head)
+                site.forget(subject.fd)  # before anybody can open it
             site.catalog.mark_rereleased(row.id, version=reconcile.version_of(os.fstat(subject.fd)), rule=rule)
             arrow("rerelease.committed")
         after = fileops.allocated_bytes(subject.fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from archiver.access.client import RecallClient
 from archiver.catalog import Catalog
 from archiver.catalog.rows import FileRow, State
 from archiver.config import Settings
-from archiver.errors import NotInAnyTier, NotTracked
+from archiver.errors import NotInAnyTier, NotTracked, RecallUnreachable
 from archiver.formats import Limits
 from archiver.models.vault import Vault
 from archiver.tiers.local import LocalTier
@@ -40,6 +42,7 @@ class Site:
     tiers: dict[str, LocalTier]
     tier_ids: dict[str, int]
     limits: Limits
+    recall_client: RecallClient | None = None
     _engine: Engine | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -59,6 +62,25 @@ class Site:
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.close()
+
+    @property
+    def notices_readers(self) -> bool:
+        """Whether `archiver-recall` is in use here: readers of placeholders are noticed then, or should be."""
+        client = self.recall_client
+        return client is not None and (client.connected or client.path.exists())
+
+    def require_noticing(self) -> None:
+        """Raises RecallUnreachable where `archiver-recall` is in use and does not answer: see `forget`."""
+        if self.notices_readers and self.recall_client is not None and not self.recall_client.connected:
+            raise RecallUnreachable(path=self.recall_client.path)
+
+    def forget(self, fd: int) -> None:
+        """Have readers of an open file noticed again, which becomes a placeholder in the inode it has.
+
+        Resident files are silenced, so that reading them costs nothing. Raises RecallUnreachable, OSError.
+        """
+        if self.notices_readers and self.recall_client is not None:
+            self.recall_client.forget(fd)
 
     def locate(self, path: Path) -> Located:
         """The tier a path lies in; the path itself may be gone. Raises NotInAnyTier."""
@@ -112,8 +134,19 @@ def open_site(settings: Settings, *, readonly: bool = False) -> Iterator[Site]:
         limits = Limits(pixels=settings.limits.pixels, file_size=settings.limits.file_size)
         site = Site(settings, catalog, Vault(settings.vault.path), tiers, ids, limits)
         try:
-            yield site
+            with _let_through(settings.recall.socket) as site.recall_client:
+                yield site
         finally:
             site.close()
             for tier in tiers.values():
                 tier.close()
+
+
+@contextmanager
+def _let_through(path: Path) -> Iterator[RecallClient | None]:
+    """Where `archiver-recall` runs, this process's own reads must not be taken for somebody who wants the image."""
+    if not os.access(path, os.W_OK):
+        yield None  # it does not run, or this user may do nothing to the tiers either
+        return
+    with RecallClient(path) as client:
+        yield client
