@@ -142,10 +142,10 @@ class Client:
             raise DecoderUnreachable(where=self.where, reason=_reason(error)) from error
         if reply.status == 200:
             return reply.body
-        if reply.status in (401, 403, 404, 405, 408, 411, 413, 426) and not reply.body.startswith(b"{"):
+        if not reply.body.startswith(b"{"):  # it does not come from a decoder, but from something before it
+            if reply.status in (429, 503):
+                raise DecoderBusy(where=self.where, waiting="too many", pause=reply.pause)
             raise DecoderRefused(where=self.where, reason=f"HTTP status {reply.status}")
-        if reply.status in (429, 503) and not reply.body.startswith(b"{"):
-            raise DecoderBusy(where=self.where, waiting="too many", pause=reply.pause)
         failure = wire.unpack_error(reply.body, self.where)
         if isinstance(failure, DecoderBusy):
             failure.facts["pause"] = reply.pause

@@ -96,6 +96,8 @@ def _guarded(handler: Handler, token: str | None) -> Handler:
             return await handler(request)
         except ArchiverError as error:
             return _failure(error)
+        except asyncio.CancelledError:  # the server stops, and has waited as long as it may
+            return _failure(DecoderFailed(where=_HERE, reason="it was stopped"), 503)
         except Exception as error:
             _LOG.exception("a request failed")
             return _failure(DecoderFailed(where=_HERE, reason=type(error).__name__))

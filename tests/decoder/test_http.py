@@ -1,0 +1,376 @@
+"""A decoder on another host: the same pictures as here, and nobody gets more from it than is theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import numpy as np
+import pytest
+import trustme
+import urllib3
+import uvicorn
+
+from archiver.codec.record import Scheme
+from archiver.config import Settings
+from archiver.decoder import server, serving, wire
+from archiver.decoder.engine import Priority, open_engine
+from archiver.decoder.queued import QueuedEngine
+from archiver.decoder.remote import RemoteEngine
+from archiver.decoder.server import create_app
+from archiver.decoder.service import DecodeService
+from archiver.decoder.status import examine
+from archiver.errors import (
+    ArchiverError,
+    ConfigInvalid,
+    DeadlineMissed,
+    DecoderBusy,
+    DecoderFailed,
+    DecoderProfileMissing,
+    DecoderRefused,
+    DecoderUnguarded,
+    DecoderUnreachable,
+    ProfileUnknown,
+    RecordCorrupt,
+    SystemRefused,
+)
+from tests.decoder.conftest import Small
+from tests.decoder.test_service import SECONDS, Gate
+
+TOKEN = "correct horse battery staple".replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A decoder that listens, and the gate before its networks."""
+
+    port: int
+    gate: Gate
+    engine: QueuedEngine
+    server: uvicorn.Server
+    scheme: str = "http"
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def served(small: Small, *, token: str | None = TOKEN, most: int = 100, **config: Any) -> Iterator[Served]:
+    """The real application and server in this process, so that its networks can be held at a gate."""
+    gate = Gate(small.vault, device="cpu", threads=2)
+    gate.open.set()
+    engine = QueuedEngine(small.vault, small.profile, "quick", DecodeService(gate, limit=most))
+    app = create_app(engine, small.vault, token, most=most, seconds=SECONDS)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        settings = uvicorn.Config(
+            app, http=serving._PatientProtocol, log_config=None, timeout_graceful_shutdown=1, **config
+        )
+        listening = threading.Event()
+        running = serving._Server(settings, listening.set)
+        thread = threading.Thread(target=running.run, args=([listener],))
+        thread.start()
+        assert listening.wait(SECONDS)
+        try:
+            scheme = "https" if settings.is_ssl else "http"
+            yield Served(listener.getsockname()[1], gate, engine, running, scheme)
+        finally:
+            gate.open.set()
+            running.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def decoder(small: Small) -> Iterator[Served]:
+    with served(small) as one:
+        yield one
+
+
+@contextmanager
+def caller(url: str, tmp_path: Path, token: str | None = TOKEN, **decoder: Any) -> Iterator[RemoteEngine]:
+    """A host without a vault that asks `url`."""
+    if token is not None:
+        (tmp_path / "token").write_text(token + "\n")
+        decoder["token_file"] = tmp_path / "token"
+    engine = open_engine(
+        Settings.model_validate(
+            {
+                "vault": {"path": tmp_path / "no-vault"},
+                "model": {"profile": "random-5", "preset": "quick"},
+                "decoder": {"where": url, **decoder},
+            }
+        )
+    )
+    assert isinstance(engine, RemoteEngine)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+# -- the same as here --------------------------------------------------------------------------------------------------
+
+
+def test_another_host_gives_the_same_pictures_and_names_its_device(
+    small: Small, decoder: Served, tmp_path: Path
+) -> None:
+    with caller(decoder.url, tmp_path) as engine:
+        assert engine.profile == small.profile
+        generated = engine.generate(small.records, priority=Priority.INTERACTIVE, deadline=monotonic() + SECONDS)
+        for one, picture in zip(generated, small.pictures, strict=True):
+            assert np.array_equal(one.pixels, picture)
+            assert one.device == decoder.engine.device == engine.device
+        assert engine.profile_of(small.records[0]) == small.profile
+        assert engine.decode([]) == []
+
+
+def test_more_records_than_one_request_holds_are_asked_for_in_portions(
+    small: Small, decoder: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "MOST_RECORDS", 3)
+    with caller(decoder.url, tmp_path) as engine:
+        for pixels, picture in zip(engine.decode(small.records), small.pictures, strict=True):
+            assert np.array_equal(pixels, picture)
+
+
+def test_what_is_wrong_with_a_record_is_told_as_it_is_here(small: Small, decoder: Served, tmp_path: Path) -> None:
+    with caller(decoder.url, tmp_path) as engine:
+        with pytest.raises(RecordCorrupt):
+            engine.decode([replace(small.records[0], sections=())])
+        stranger = replace(small.records[0], profile=bytes(8))
+        with pytest.raises(DecoderProfileMissing, match=f"{decoder.url} has no profile 0000000000000000"):
+            engine.decode([stranger])
+        with pytest.raises(DecoderProfileMissing):
+            engine.profile_of(stranger)
+
+
+def test_pictures_are_encoded_here_and_never_leave(small: Small, decoder: Served, tmp_path: Path) -> None:
+    with caller(decoder.url, tmp_path) as engine, pytest.raises(ProfileUnknown):
+        engine.encode(small.originals[:1], Scheme.SGC)  # no vault here: it does not ask over there
+    asked = len(decoder.gate.calls)
+    settings = {
+        "vault": {"path": small.vault.path},
+        "model": {"profile": "random-5", "preset": "quick", "threads": 1},
+        "decoder": {"where": decoder.url, "token_file": tmp_path / "token"},
+    }
+    engine = open_engine(Settings.model_validate(settings))
+    records = engine.encode(small.originals[:1], Scheme.SGC)
+    assert records == small.records[:1]
+    assert engine.measure(small.originals[:1], engine.decode(records))[0].colour < 255
+    assert len(decoder.gate.calls) == asked + 1  # the trial decode alone
+    engine.close()
+
+
+def test_fifty_callers_at_once_are_all_answered(small: Small, decoder: Served, tmp_path: Path) -> None:
+    with caller(decoder.url, tmp_path) as engine, ThreadPoolExecutor(50) as callers:
+
+        def ask(number: int) -> bool:
+            priority = Priority.INTERACTIVE if number % 2 else Priority.BULK
+            some = small.records[number % 8 :][:2]
+            found = engine.decode(some, priority=priority, deadline=monotonic() + SECONDS)
+            return all(map(np.array_equal, found, small.pictures[number % 8 :]))
+
+        assert all(callers.map(ask, range(50)))
+
+
+# -- who may, and how much ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("token", [None, "wrong-token-of-some-length"])
+def test_without_the_token_nothing_is_told(small: Small, decoder: Served, tmp_path: Path, token: str | None) -> None:
+    asked = len(decoder.gate.calls)
+    with caller(decoder.url, tmp_path, token) as engine:
+        for act in (lambda: engine.decode(small.records[:1]), lambda: engine.profile, lambda: engine.device):
+            with pytest.raises(DecoderRefused, match="token"):
+                act()
+    assert len(decoder.gate.calls) == asked
+    health = urllib3.request("GET", decoder.url + wire.HEALTH)  # which whoever watches over it may see
+    assert health.status == 200 and json.loads(health.data)["status"] == "ok"
+
+
+def ask(decoder: Served, body: bytes, **headers: str) -> urllib3.BaseHTTPResponse:
+    return urllib3.request(
+        "POST",
+        decoder.url + wire.DECODE,
+        body=body,
+        headers={"Authorization": f"Bearer {TOKEN}", **headers},
+        retries=False,
+        timeout=SECONDS,
+    )
+
+
+def test_a_request_that_is_too_long_is_refused_unread(decoder: Served) -> None:
+    assert ask(decoder, bytes(wire.MOST_REQUEST + 1)).status == 413
+    with socket.create_connection(("127.0.0.1", decoder.port), SECONDS) as line:
+        head = f"POST {wire.DECODE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+        line.sendall(f"{head}Content-Length: {1 << 50}\r\n\r\n".encode())
+        assert b" 413 " in line.recv(4096)
+    with socket.create_connection(("127.0.0.1", decoder.port), SECONDS) as line:  # nor without a length
+        line.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        part = b"10000\r\n" + bytes(1 << 16) + b"\r\n"
+        for _ in range(wire.MOST_REQUEST // (1 << 16) + 1):
+            line.sendall(part)
+        assert b" 413 " in line.recv(4096)
+
+
+@pytest.mark.parametrize("name", [wire.PRIORITY, wire.DEADLINE])
+@pytest.mark.parametrize("value", ["urgent", "nan", "-inf", ""])
+def test_headers_that_make_no_sense_are_refused(small: Small, decoder: Served, name: str, value: str) -> None:
+    assert ask(decoder, wire.pack_records(small.records[:1]), **{name: value}).status == 400
+
+
+@pytest.mark.parametrize("body", [b"", b"nothing like a record", bytes(5000)])
+def test_what_is_no_record_is_refused(decoder: Served, body: bytes) -> None:
+    answer = ask(decoder, body)
+    assert answer.status == 400
+    assert isinstance(wire.unpack_error(answer.data, "there"), RecordCorrupt)
+
+
+def test_slow_clients_are_hung_up_on(decoder: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "_HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.1)
+    with socket.create_connection(("127.0.0.1", decoder.port), SECONDS) as line:
+        line.sendall(b"POST /v1/dec")
+        assert line.recv(4096) == b""
+    with socket.create_connection(("127.0.0.1", decoder.port), SECONDS) as line:
+        head = f"POST {wire.DECODE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: 100\r\n\r\n"
+        line.sendall(head.encode() + b"some")
+        assert b" 408 " in line.recv(4096)
+
+
+def test_more_than_it_takes_is_refused_for_now_and_asked_again(small: Small, tmp_path: Path) -> None:
+    with served(small, most=2) as decoder, caller(decoder.url, tmp_path) as engine, ThreadPoolExecutor(2) as callers:
+        decoder.gate.open.clear()
+        first = callers.submit(engine.decode, small.records[:2])
+        assert decoder.gate.reached.acquire(timeout=SECONDS)
+        refused = ask(decoder, wire.pack_records(small.records[2:3]))
+        assert refused.status == 503 and refused.headers["Retry-After"] == "1"
+        with pytest.raises(DecoderBusy, match=decoder.url):
+            engine.decode(small.records[2:3], priority=Priority.INTERACTIVE)
+        patient = callers.submit(engine.decode, small.records[2:3])  # bulk work comes back
+        decoder.gate.open.set()
+        assert np.array_equal(first.result(SECONDS)[1], small.pictures[1])
+        assert np.array_equal(patient.result(SECONDS)[0], small.pictures[2])
+
+
+def test_a_deadline_travels_and_is_kept(small: Small, tmp_path: Path) -> None:
+    with served(small) as decoder, caller(decoder.url, tmp_path) as engine:
+        decoder.gate.open.clear()
+        with pytest.raises(DeadlineMissed, match=decoder.url):
+            engine.decode(small.records[:1], priority=Priority.INTERACTIVE, deadline=monotonic() + 0.3)
+        with pytest.raises(DeadlineMissed):
+            engine.decode(small.records[:1], deadline=monotonic() - 1)
+
+
+def test_a_caller_who_hangs_up_takes_what_has_not_begun_along(small: Small, tmp_path: Path) -> None:
+    with served(small) as decoder:
+        decoder.gate.open.clear()
+        body = wire.pack_records(small.records[:4])
+        with socket.create_connection(("127.0.0.1", decoder.port), SECONDS) as line:
+            head = f"POST {wire.DECODE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n"
+            line.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            for _ in range(2):  # both lanes have begun one
+                assert decoder.gate.reached.acquire(timeout=SECONDS)
+        deadline = monotonic() + SECONDS
+        while decoder.engine.stats().bulk_waiting:  # counts none that was cancelled
+            assert monotonic() < deadline
+        decoder.gate.open.set()
+        with caller(decoder.url, tmp_path) as engine:
+            assert np.array_equal(engine.decode(small.records[4:5])[0], small.pictures[4])
+        assert sorted(seed for call in decoder.gate.calls for seed in call) == sorted(
+            small.records[number].seed for number in (0, 1, 4)
+        )
+
+
+# -- the way there -----------------------------------------------------------------------------------------------------
+
+
+def test_a_decoder_that_stops_in_the_middle_is_named(small: Small, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as callers, served(small) as decoder, caller(decoder.url, tmp_path) as engine:
+        decoder.gate.open.clear()
+        asked = callers.submit(engine.decode, small.records[:1])
+        assert decoder.gate.reached.acquire(timeout=SECONDS)
+        decoder.server.should_exit = True  # it waits a second for answers under way, and goes
+        with pytest.raises((DecoderFailed, DecoderUnreachable), match=decoder.url):
+            asked.result(SECONDS)
+        decoder.gate.open.set()
+        with pytest.raises(DecoderUnreachable, match="refused"):
+            engine.decode(small.records[:1])
+
+
+def test_tls_with_a_private_authority(small: Small, tmp_path: Path) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    stranger.cert_pem.write_to_path(tmp_path / "stranger.pem")
+    with served(small, ssl_certfile=tmp_path / "server.pem") as decoder:
+        with caller(decoder.url, tmp_path, ca_file=tmp_path / "ca.pem") as engine:
+            assert decoder.url.startswith("https://")
+            assert np.array_equal(engine.decode(small.records[:1])[0], small.pictures[0])
+        for trusted in ("none", tmp_path / "stranger.pem"):
+            with (
+                caller(decoder.url, tmp_path, ca_file=trusted) as engine,
+                pytest.raises(DecoderUnreachable, match="certificate"),
+            ):
+                engine.decode(small.records[:1])
+
+
+def test_a_decoder_that_others_can_reach_needs_a_token(small: Small) -> None:
+    settings = Settings.model_validate({"vault": {"path": small.vault.path}, "decoder": {"listen": "0.0.0.0:0"}})
+    with pytest.raises(DecoderUnguarded, match=r"0\.0\.0\.0"):
+        serving.serve(settings, print)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "error"),
+    [
+        ({"where": "http://127.0.0.1:1"}, ConfigInvalid),
+        ({"listen": "127.0.0.1:99999"}, SystemRefused),
+        ({"listen": "127.0.0.1:0", "certificate_file": "/nonexistent.pem"}, ConfigInvalid),
+        ({"listen": "127.0.0.1:0", "token_file": "/nonexistent"}, ConfigInvalid),
+    ],
+)
+def test_what_cannot_be_served_is_named(small: Small, decoder: dict[str, str], error: type[ArchiverError]) -> None:
+    settings = {"vault": {"path": small.vault.path}, "model": {"profile": "random-5"}, "decoder": decoder}
+    with pytest.raises(error):
+        serving.serve(Settings.model_validate(settings), print)
+
+
+def test_a_token_too_short_to_keep_anybody_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="16"), caller("http://127.0.0.1:1", tmp_path, "hunter2"):
+        pass
+
+
+def test_the_program_serves_tells_how_it_does_and_stops(small: Small, tmp_path: Path) -> None:
+    """`archiver decoder serve` as a process, with a worker of its own, asked by this one."""
+    (tmp_path / "token").write_text(TOKEN)
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[vault]\npath = "{small.vault.path}"\n[model]\nprofile = "random-5"\nthreads = 1\n'
+        f'[decoder]\nwhere = "worker"\ndevice = "cpu"\nlisten = "127.0.0.1:0"\ntoken_file = "{tmp_path}/token"\n'
+    )
+    command = [sys.executable, "-m", "archiver", "--config", str(config), "--json", "decoder", "serve"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()}) as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["address"]
+        with caller(url, tmp_path) as engine:
+            assert np.array_equal(engine.decode(small.records[:1])[0], small.pictures[0])
+            assert engine.device.startswith("cpu, torch")
+            found = examine(engine._settings)
+            assert (found.done, found.waiting) == (1, 0)
+            assert found.profiles == (f"random-5 ({small.profile.fingerprint.hex()[:16]})",)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) in (0, -signal.SIGTERM)
