@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from archiver.catalog.catalog import Catalog
     from archiver.catalog.quick import QuickCatalog
+    from archiver.desk.report import Report
 
 _BLOCK = 4096
 _HISTORY = 20  # acts told of one file; `archiver audit FILE` has all
@@ -79,6 +80,13 @@ def paths(settings: Settings, wanted: Sequence[Path]) -> Iterator[FileStatus | F
                 yield _file(catalog, tier, row)
             else:
                 yield _folder(settings, tier, ids[tier.name], relative, path)
+
+
+def recalls(settings: Settings) -> Report:
+    """Who recalls what, as the running daemon tells it. Raises DeskUnreachable."""
+    from archiver.desk.client import report
+
+    return report(settings.recall.desk_socket)
 
 
 def locate(settings: Settings, path: Path) -> tuple[TierSettings, str]:

@@ -55,6 +55,7 @@ VERBS: dict[str, tuple[Verb, ...]] = {
     ),
     "Looking": (
         Verb("status", "status", "Show tiers and their states, or everything about files."),
+        Verb("recalls", "recalls", "Follow recalls by readers as they happen."),
         Verb("record", "record", "Show what a semantic record holds."),
         Verb("audit", "audit", "List every act: what, when, by which rule."),
     ),

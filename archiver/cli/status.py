@@ -10,12 +10,13 @@ import click
 
 from archiver.catalog.rows import AuditRow, State
 from archiver.cli.invocation import Invocation, pass_invocation
-from archiver.cli.output import Cell, Column, Output, human_time
+from archiver.cli.output import Cell, Column, Output, human_time, printable
 from archiver.cli.verb import VerbCommand
 from archiver.errors import EXIT_OK
 from archiver.units import about_duration, about_size
 
 if TYPE_CHECKING:
+    from archiver.desk.report import Report
     from archiver.status import FileStatus, FolderStatus, TierStatus
 
 _STANDS = {
@@ -33,17 +34,23 @@ _STANDS = {
     example="""
     archiver status
     archiver status /srv/photos/rome.jpg
+    archiver status --recalls            # who is recalling what
     archiver status --json | jq '.tiers[].given_back'
     """,
 )
 @click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--recalls", is_flag=True, help="Show who reads released files now and did within the hour.")
 @pass_invocation
-def status(invocation: Invocation, paths: tuple[Path, ...]) -> int:
+def status(invocation: Invocation, paths: tuple[Path, ...], recalls: bool) -> int:
     """Show tiers and their states, or everything about files.
 
     Without a path it reads counters, however many files there are. Of a file it tells state, record, fidelity, policy
-    and history.
+    and history. With --recalls it asks the running daemon about the readers of released files.
     """
+    if recalls:
+        if paths:
+            raise click.UsageError("--recalls is about all files: name none")
+        return _show_recalls(invocation)
     from archiver import status as gather
 
     output = invocation.output
@@ -161,3 +168,61 @@ def _held(found: FileStatus) -> str:
 
 def _act(row: AuditRow) -> list[Cell]:
     return [human_time(datetime.fromtimestamp(row.at, UTC)), row.act.label, row.rule, row.detail]
+
+
+# -- recalls -----------------------------------------------------------------------------------------------------------
+
+
+def _show_recalls(invocation: Invocation) -> int:
+    from archiver import status as gather
+
+    output, report = invocation.output, gather.recalls(invocation.settings)
+    output.json(report, "recalls")
+    if not output.as_json:
+        _print_recalls(output, report)
+    return EXIT_OK
+
+
+def _print_recalls(output: Output, report: Report) -> None:
+    most = "any number" if report.per_hour is None else report.per_hour
+    output.facts(
+        [
+            ("mode", report.mode),
+            ("archiver-recall", "connected" if report.responder else "not connected"),
+            *((f"reads on {watch.tier}", watch.problem or f"noticed ({watch.how})") for watch in report.watches),
+            ("readers waiting", report.readers),
+            ("files under way", report.files_under_way),
+            ("files queued", report.files_queued),
+            ("recalled in an hour", f"{report.last_hour} of {most}"),
+            ("refused, by a rule", report.refused),
+            ("refused, by a limit", report.full),
+            ("failed", report.failed),
+            ("too late", report.late),
+        ],
+        title="recalls by readers",
+    )
+    recalls = [*report.under_way, *report.queued]
+    if recalls:
+        columns = [Column("file"), Column("stage"), Column("priority"), Column("since", number=True)]
+        columns += [Column("readers", number=True), Column("process"), Column("user")]
+        rows: list[list[Cell]] = [
+            [
+                printable(one.path),
+                one.stage,
+                one.priority,
+                f"{one.seconds:.1f} s",
+                one.readers,
+                printable(one.process),
+                one.user,
+            ]
+            for one in recalls
+        ]
+        output.table(columns, rows, title="now")
+    if report.shares:
+        columns = [Column("process"), Column("user")]
+        columns += [Column(name, number=True) for name in ("waiting", "recalled", "placeholder", "refused", "failed")]
+        rows = [
+            [printable(one.process), one.user, one.waiting, one.recalled, one.placeholder, one.refused, one.failed]
+            for one in report.shares
+        ]
+        output.table(columns, rows, title="who, in the last hour")
