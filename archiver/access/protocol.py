@@ -23,6 +23,8 @@ namespace of `archiver-recall`, and 0 if it lives in none that can be seen; `pid
 reconnects is asked again, with the same id, for all readers that still wait; so are several readers of one file, each
 with an id of its own. An Answer for an id that nobody waits for is ignored.
 
+There is one desk at a time, the first that came; another one's connection is closed until that has gone.
+
 *Answer*. errno is one of `DENIALS`; anything else is taken as EIO. With 0, a file that is still a placeholder is given
 to this process as it is for a while without asking again.
 

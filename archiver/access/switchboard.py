@@ -123,7 +123,7 @@ class Switchboard:
             except BlockingIOError:
                 return
             except (ProtocolError, OSError) as error:
-                self._log.warning(f"the connection to process {client.pid} is given up: {error}")
+                self._log.seldom(f"the connection to process {client.pid} is given up: {error}")
                 self._drop(client)
 
     def _await_room(self, client: _Client, wanted: bool) -> None:
@@ -172,13 +172,13 @@ class Switchboard:
                     os.close(descriptor)
 
     def _welcome(self, client: _Client, role: Role) -> None:
+        if role is Role.DESK and self._desk is not None:
+            raise ProtocolError(f"process {self._desk.pid} is the desk")
         client.role = role
         self._through[client.pid] += 1
         self.handler.let_through(client.pid)
         protocol.send(client.peer, Welcome())
         if role is Role.DESK:
-            if self._desk is not None:  # the newer one is the living one
-                self._drop(self._desk)
             self._desk = client
             self._log.info(f"the desk is process {client.pid}")
             self.handler.desk_came()

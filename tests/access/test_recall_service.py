@@ -47,7 +47,7 @@ def test_a_resident_file_raises_no_event_after_its_first_read_changed_or_not(sit
         assert site.read(hot) == b"anew" * 5000
         # And one that was never read shows that the others were watched at all.
         reader = site.reader(cold)
-        until(lambda: waits(reader))
+        until(lambda: waits(reader.pid))
     assert outcome(reader) == b"cold" * 3000
 
 
@@ -285,7 +285,7 @@ def test_readers_that_wait_unseen_when_the_responder_is_killed_are_answered_by_t
     site.desk()
     os.kill(site.responder(), signal.SIGSTOP)
     reader = site.reader(path)
-    until(lambda: waits(reader))
+    until(lambda: waits(reader.pid))
     os.kill(site.responder(), signal.SIGKILL)
     assert outcome(reader) == generated()
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -60,10 +60,10 @@ def until(what: Callable[[], bool], patience: float = PATIENCE) -> None:
 class Talker:
     """A program whose lines are waited for."""
 
-    def __init__(self, *command: str, environment: dict[str, str] | None = None, stream: str = "stdout") -> None:
+    def __init__(self, *script: str, command: Sequence[str] = (), stream: str = "stdout") -> None:
         pipes = {stream: subprocess.PIPE}
         self.process = subprocess.Popen(
-            [sys.executable, "-u", *command],
+            command or [sys.executable, "-u", *script],
             cwd=REPOSITORY,
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])},
             stdin=subprocess.PIPE,
@@ -130,9 +130,7 @@ class Site:
     def responder(self) -> int:
         """The process that answers: the service has two children, and the other writes its log."""
         assert self.service is not None
-        pid = self.service.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        return next(int(child) for child in reversed(children) if _is_locked(child))
+        return next(child for child in reversed(children(self.service.process.pid)) if _is_locked(child))
 
     def released(self, count: int = 1) -> list[Path]:
         """New placeholders."""
@@ -175,14 +173,19 @@ def outcome(reader: subprocess.Popen[bytes]) -> bytes:
     return data
 
 
-def waits(reader: subprocess.Popen[bytes]) -> bool:
-    """Whether a reader is held by the kernel until somebody answers for its file."""
+def waits(reader: int) -> bool:
+    """Whether a process is held by the kernel until somebody answers for its file."""
     try:
-        return "fanotify" in Path(f"/proc/{reader.pid}/stack").read_text()
+        return "fanotify" in Path(f"/proc/{reader}/stack").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return False
 
 
-def _is_locked(pid: str) -> bool:
+def children(pid: int) -> list[int]:
+    """The processes that a process has started, in this order."""
+    return list(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
+
+def _is_locked(pid: int) -> bool:
     status = Path(f"/proc/{pid}/status").read_text()
     return "VmLck:\t       0 kB" not in status

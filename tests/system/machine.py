@@ -28,6 +28,7 @@ UNITS = REPOSITORY / "systemd"
 PACKAGE = Path(archiver.__file__).parents[1]
 TIER = "/srv/photographs"
 DROPINS = "/etc/systemd/system/archiver.service.d"
+RECALL_DROPINS = "/etc/systemd/system/archiver-recall.service.d"
 BOOT_SECONDS = 60
 _CGROUPS = Path("/sys/fs/cgroup")
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
