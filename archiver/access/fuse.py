@@ -10,7 +10,6 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
 from contextlib import contextmanager, nullcontext
 from io import BytesIO
 from pathlib import Path
@@ -30,14 +29,24 @@ _KEPT_WAITING = 1000  # reads that may wait at a time; the kernel's own limit of
 _ACL_DEFAULT = "system.posix_acl_default"
 
 
+class Question(Protocol):
+    """Somebody waits for an image."""
+
+    def answer(self, patience: float) -> int | None:
+        """0 (go on with what stands there now) or an error number; None if that is not known within `patience` s."""
+        ...
+
+    def withdraw(self) -> None:
+        """Nobody waits any more."""
+        ...
+
+
 class Recalls(Protocol):
     """Who generates images."""
 
-    def ask(self, fd: int, pid: int) -> Future[int]:
-        """Have the image of a placeholder put in its place.
-
-        fd: the placeholder, open for reading and writing; closed by whoever answers. pid: the reader. The answer is 0
-        (go on with what stands there now) or an error number for the reader. Cancelling it says that nobody waits.
+    def ask(self, fd: int, pid: int) -> Question:
+        """Have the image of a placeholder put in its place. fd: open for reading and writing, given away. pid: the
+        reader.
         """
         ...
 
@@ -351,12 +360,12 @@ class Mirror:
                 raise
             return  # nothing can be put there: readers see the placeholder
         _, _, pid, _ = fuse_binding.caller()
-        answer = self._recalls.ask(fd, pid)
-        while not wait([answer], _LOOK_AGAIN).done:
+        question = self._recalls.ask(fd, pid)
+        while (code := question.answer(_LOOK_AGAIN)) is None:
             if fuse_binding.given_up():
-                answer.cancel()
+                question.withdraw()
                 raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
-        if code := answer.result():
+        if code:
             raise OSError(code, os.strerror(code))
 
 

@@ -27,7 +27,7 @@ def serve_mount(
         from archiver.access.fuse import Mirror, serve
     except (ImportError, OSError) as error:
         raise FuseMissing(reason=error) from error
-    from archiver.access.fuse_recalls import RecallsHere
+    from archiver.access.fuse_recalls import Recalls
 
     if allow_other and os.geteuid() != 0:
         raise MountRefused(mountpoint=mountpoint, reason="only root can act for other users (-o allow_other)")
@@ -38,7 +38,7 @@ def serve_mount(
         notifier.ready(f"{source} is at {mountpoint}")
 
     with open_site(settings) as site:
-        recalls = RecallsHere(site)
+        recalls = Recalls(site)
         try:
             roots = [tier.root for tier in site.tiers.values()]
             serve(Mirror(source, roots, recalls, mounted), source, mountpoint, allow_other=allow_other)
@@ -70,7 +70,7 @@ def _checked(settings: Settings, source: Path, mountpoint: Path) -> tuple[Path, 
         if not is_folder:
             raise MountRefused(mountpoint=mountpoint, reason=f"{path} is not a folder")
     roots = [tier.path.resolve() for tier in settings.tier]
-    if not any(source.is_relative_to(root) for root in roots):
+    if not any(source.is_relative_to(root) or root.is_relative_to(source) for root in roots):
         raise NotInAnyTier(path=source)
     for path in (source, *roots):
         if mountpoint.is_relative_to(path):

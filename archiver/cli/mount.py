@@ -28,8 +28,9 @@ _FOLDER = click.Path(path_type=Path)
 def mount(invocation: Invocation, source: Path, mountpoint: Path, options: tuple[str, ...], background: bool) -> int:
     """Show a folder at another place, where reading a released file recalls it.
 
-    For containers and older kernels, where the kernel cannot tell the daemon of a read. SOURCE is a tier or a folder in
-    one; whatever is done at MOUNTPOINT is done there. It ends with `umount MOUNTPOINT`, with Ctrl-C or SIGTERM.
+    For containers and older kernels, where the kernel cannot tell the daemon of a read. SOURCE is a tier, a folder in
+    one, or a folder with tiers in it; whatever is done at MOUNTPOINT is done there. The daemon generates the images
+    where one runs, else this process does. It ends with `umount MOUNTPOINT`, with Ctrl-C or SIGTERM.
     """
     from archiver.access.mounting import serve_in_background, serve_mount
 

@@ -8,6 +8,7 @@ import mmap
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,6 +39,11 @@ def acted_upon(path: Path) -> Iterator[None]:
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+
+
+def copy_placeholder(tier: Released, name: str) -> None:
+    subprocess.run(["cp", "--preserve=all", tier.root / "wide.jpg", tier.root / name], check=True)
+    assert kind_of(tier.root / name) is Kind.PLACEHOLDER
 
 
 def recalls_of(tier: Released, name: str) -> int:
@@ -152,3 +158,29 @@ def test_our_area_is_not_there_and_cannot_be_made(mount: Mount) -> None:
         area.mkdir()
     (mount.path / "2019" / ".archiver").mkdir()  # only at the tier's root is it ours
     (mount.path / "2019" / ".archiver").rmdir()
+
+
+def test_a_placeholder_that_was_copied_is_recalled_as_well(tier: Released, mount: Mount) -> None:
+    copy_placeholder(tier, "copy.jpg")
+    assert kind_of(mount.path / "copy.jpg") is Kind.GENERATED
+    assert recalls_of(tier, "copy.jpg") == 1, "the catalog was not told"
+
+
+def test_the_daemon_recalls_while_it_runs_and_the_mount_once_it_is_gone(tier: Released, mount: Mount) -> None:
+    for name in ("daemon-1.jpg", "daemon-2.jpg"):
+        copy_placeholder(tier, name)
+    command = [sys.executable, "-m", "archiver", "--config", tier.config, "run"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            assert daemon.stderr is not None
+            next(line for line in daemon.stderr if "started" in line)
+            assert kind_of(mount.path / "daemon-1.jpg") is Kind.GENERATED
+            assert any("daemon-1.jpg" in line and "recalled" in line for line in daemon.stderr), "it was not asked"
+            with acted_upon(tier.root / "daemon-2.jpg"):
+                reader = subprocess.Popen(["cat", mount.path / "daemon-2.jpg"], stdout=subprocess.PIPE)
+                blocked(reader.pid, mount.path / "daemon-2.jpg")
+                daemon.kill()
+            content, _ = reader.communicate(timeout=_SOON)
+            assert kind_in(content) is Kind.GENERATED
+        finally:
+            daemon.kill()
