@@ -96,7 +96,7 @@ def quality(
         settings = invocation.settings.model_copy(
             update={"model": model.model_copy(update={"preset": preset or model.preset})}
         )
-    options = Options(wanted, _CODECS if codecs is None else codecs, whole=whole, tag=settings.model.preset)
+    options = Options(wanted, _CODECS if codecs is None else codecs, whole=whole, preset=settings.model.preset)
     with interruptible(invocation) as stop, _progress(invocation.output, len(paths)) as advance:
         report = study.study(paths, settings, options, out, stop, advance)
     invocation.output.json(report, "quality")

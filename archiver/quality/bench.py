@@ -21,7 +21,7 @@ from PIL import Image, ImageOps
 from archiver.codec.colour import shrink
 from archiver.codec.picture import Picture, working_size
 from archiver.codec.record import Scheme
-from archiver.codec.schemes import SUPPORTED
+from archiver.codec.schemes import PRESETS, SUPPORTED
 from archiver.decoder.engine import Engine
 from archiver.formats.pixels import array, blurred, decoding, enlarged, shrunk, to_srgb
 from archiver.quality.codecs import CODECS
@@ -45,15 +45,15 @@ Reconstruct = Callable[[Pixels], Pixels]
 class Options:
     """What is measured. targets: bytes at which the codecs are measured, beside those of the schemes.
 
-    whole: whole pictures, at most 1024 pixels a side, rather than centre crops of 512x512. tag: whatever else the
-    figures depend on, such as the preset.
+    whole: whole pictures, at most 1024 pixels a side, rather than centre crops of 512x512. preset: that of the engine,
+    so that what is remembered of another one is not taken for it.
     """
 
     schemes: tuple[Scheme, ...] = SUPPORTED
     codecs: tuple[str, ...] = tuple(CODECS)
     targets: tuple[int, ...] = (88, 256, 685)
     whole: bool = False
-    tag: str = ""
+    preset: str = "default"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,8 @@ class Bench:
         self._reconstruct = reconstruct
         self._judge = SemanticJudge()
         self._natural = NaturalJudge()
-        about = repr((_VERSION, engine.profile.fingerprint, options, reconstruct is not None))
+        steering = (engine.profile.presets, PRESETS.get(options.preset))
+        about = repr((_VERSION, engine.profile.fingerprint, steering, options, reconstruct is not None))
         self._run = hashlib.sha256(about.encode()).hexdigest()[:16]
 
     def result(self, path: Path, another: Path | None) -> Result:

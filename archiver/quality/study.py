@@ -99,7 +99,7 @@ def study(
     began = time.monotonic()
     engine, reconstruct = open_subject(settings)
     supported = tuple(scheme for scheme in options.schemes if scheme in engine.profile.schemes)
-    used = Options(supported, options.codecs, options.targets, options.whole, options.tag)
+    used = Options(supported, options.codecs, options.targets, options.whole, options.preset)
     bench = Bench(engine, used, out / "cache", reconstruct)
     summaries, strips, unreadable = Summaries(), [], []
     measured: list[Path] = []

@@ -1,0 +1,64 @@
+"""The judges tell what they are asked to tell."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from archiver.quality.judge import SemanticJudge
+from archiver.quality.natural import NaturalJudge
+from archiver.quality.summary import Moments, frechet_distance
+
+Pixels = NDArray[np.uint8]
+
+
+def blurred(pixels: Pixels, side: int) -> Pixels:
+    small = Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX)
+    return np.asarray(small.resize((pixels.shape[1], pixels.shape[0]), Image.Resampling.BICUBIC))
+
+
+def test_a_photograph_means_itself_more_than_its_blurred_self_and_least_another(photos: list[Pixels]) -> None:
+    itself, fine, coarse, other = SemanticJudge().see(
+        [photos[0], blurred(photos[0], 128), blurred(photos[0], 32), photos[1]]
+    )
+    likeness = [itself.likeness(one) for one in (itself, fine, coarse, other)]
+    assert likeness[0] == pytest.approx(1, abs=1e-5)
+    assert likeness == sorted(likeness, reverse=True)
+    assert likeness[3] < 0.5
+    assert itself.regions.shape == (16, 128)
+
+
+def test_naturalness_falls_with_blur_and_blocks(photos: list[Pixels]) -> None:
+    judge = NaturalJudge()
+    blocks = np.asarray(Image.fromarray(photos[0]).resize((32, 32)).resize((256, 256), Image.Resampling.NEAREST))
+    original, fine, coarse, blocky = (
+        judge.brisque(one) for one in (photos[0], blurred(photos[0], 128), blurred(photos[0], 32), blocks)
+    )
+    assert original < 30 < fine < coarse and blocky > 60
+    assert judge.niqe(photos[0]) < judge.niqe(blurred(photos[0], 32))
+
+
+def test_niqe_refuses_a_picture_that_is_too_small(photos: list[Pixels]) -> None:
+    with pytest.raises(ValueError, match="too small"):
+        NaturalJudge().niqe(photos[0][:100, :100])
+
+
+def moments(vectors: NDArray[np.float64]) -> Moments:
+    gathered = Moments()
+    for part in np.array_split(vectors.astype(np.float32), 7):
+        gathered.add(part)
+    return gathered
+
+
+def test_the_frechet_distance_is_that_of_gaussians() -> None:
+    rng = np.random.default_rng(0)
+    one = rng.normal(0, 1, (20_000, 4))
+    other = rng.normal(0, 1, (20_000, 4)) * [1, 2, 3, 1] + [2, 0, 0, 0]
+    # Independent dimensions: the sum of (m1 - m2)^2 + (s1 - s2)^2.
+    assert frechet_distance(moments(one), moments(other)) == pytest.approx(2**2 + 1**2 + 2**2, rel=0.03)
+    assert frechet_distance(moments(one), moments(one)) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(moments(other), moments(one)) == pytest.approx(
+        frechet_distance(moments(one), moments(other))
+    )
