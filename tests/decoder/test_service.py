@@ -22,7 +22,7 @@ from archiver.decoder.engine import Priority
 from archiver.decoder.networks import LocalRunner
 from archiver.decoder.queued import QueuedEngine
 from archiver.decoder.service import LINGER, DecodeService
-from archiver.decoder.work import Decode, DeviceLost, Work
+from archiver.decoder.work import Decode, DeviceLost, Work, WorkerDied
 from archiver.errors import DeadlineMissed, DecoderBusy, DecoderFailed, RecordCorrupt
 from tests.decoder.conftest import Small
 
@@ -303,6 +303,40 @@ def test_one_record_s_failure_is_its_own(small: Small) -> None:
             futures[2].result(SECONDS)
         for number in (0, 1, 3):
             assert np.abs(futures[number].result(SECONDS).pixels.astype(int) - small.pictures[number]).max() <= 2
+    finally:
+        engine.close()
+
+
+class DyingWorker(Gate):
+    """As a worker that dies in the middle of some calls; what it answers in between is real."""
+
+    def __init__(self, *args: Any, deadly: int, deaths: int, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.deadly, self.deaths = deadly, deaths  # the seed that kills it, and how often
+        self.open.set()
+
+    def run(self, works: Sequence[Work]) -> list[Any]:
+        results = super().run(works)
+        if self.deaths and self.calls[-1] == [self.deadly]:
+            self.deaths -= 1
+            raise WorkerDied("signal SIGKILL")
+        return results
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_work_is_tried_once_more_when_its_worker_died_and_what_only_waited_loses_nothing(
+    small: Small, deaths: int
+) -> None:
+    runner = DyingWorker(small.vault, device="cpu", deadly=small.records[0].seed, deaths=deaths)
+    engine = QueuedEngine(small.vault, small.profile, "quick", DecodeService(runner, where="in the worker process"))
+    try:
+        deadly, other = engine.submit(small.records[:2], Priority.BULK)
+        assert np.array_equal(other.result(SECONDS).pixels, small.pictures[1])
+        if deaths == 1:
+            assert np.array_equal(deadly.result(SECONDS).pixels, small.pictures[0])
+        else:
+            with pytest.raises(DecoderFailed, match="worker process failed: signal SIGKILL"):
+                deadly.result(SECONDS)
     finally:
         engine.close()
 
