@@ -118,7 +118,7 @@ Patterns = tuple[Annotated[str, AfterValidator(_readable_pattern)], ...]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 NonEmpty = Annotated[str, Field(min_length=1)]
 Tag = Annotated[str, Field(min_length=1, pattern=r"^[^,]*$")]
-SchemeName = Literal["sgc", "cocli", "coclico", "g-coclico", "seacom", "seseco"]
+SchemeName = Literal["sgc", "cocli", "coclico", "g-coclico", "seacom", "seseco", "lossless"]
 FormatName = Literal["jpeg", "png", "webp", "tiff"]
 
 
@@ -203,6 +203,7 @@ class RuleSettings(Section):
     tags: tuple[Tag, ...] = ()
     without_tags: tuple[Tag, ...] = ()
     scheme: SchemeName = "sgc"
+    ladder: tuple[SchemeName, ...] = ()
     gate: GateSettings = GateSettings()
 
     @field_validator("max_size", "max_pixels")
@@ -212,6 +213,26 @@ class RuleSettings(Section):
         if most is not None and least is not None and most < least:
             raise ValueError(f"{most} is below the minimum ({least}): no file could match")
         return most
+
+    @field_validator("ladder")
+    @classmethod
+    def _climbable(cls, ladder: tuple[SchemeName, ...]) -> tuple[SchemeName, ...]:
+        if len(set(ladder)) < len(ladder):
+            raise ValueError("names a scheme twice")
+        if "lossless" in ladder[:-1]:
+            raise ValueError("goes on after lossless, which never falls short")
+        return ladder
+
+    @model_validator(mode="after")
+    def _one_way_up(self) -> RuleSettings:
+        if self.ladder and "scheme" in self.model_fields_set:
+            raise ValueError("give scheme or ladder, not both")
+        return self
+
+    @property
+    def rungs(self) -> tuple[SchemeName, ...]:
+        """The schemes that are tried, in this order, until the gate lets one pass."""
+        return self.ladder or (self.scheme,)
 
 
 class ReleaseSettings(Section):

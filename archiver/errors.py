@@ -285,6 +285,20 @@ class GateFailed(ArchiverError):
     hint = "The image stays as it is. A richer scheme or a lower floor in the rule's [rule.gate] would let it pass."
 
 
+class TranscodeRefused(ArchiverError):
+    """JPEG XL cannot carry these bytes: {problem}"""
+
+    exit_code = 1
+    hint = "The lossless scheme is for JPEG files that libjxl reads (no CMYK, no arithmetic coding, not damaged)."
+
+
+class NothingSaved(ArchiverError):
+    """kept without loss it would take {after} bytes of {before}"""
+
+    exit_code = 1
+    hint = "The image stays as it is: transcoding would free no block of the disk."
+
+
 # -- models ------------------------------------------------------------------------------------------------------------
 
 
@@ -293,6 +307,13 @@ class ModelsNotInstalled(ArchiverError):
 
     exit_code = 6
     hint = "pip install 'archiver[decode]'"
+
+
+class TranscoderNotInstalled(ArchiverError):
+    """this needs the JPEG XL transcoder, which is not installed ({missing})"""
+
+    exit_code = 6
+    hint = "pip install 'archiver[lossless]'"
 
 
 class MeasuresNotInstalled(ArchiverError):

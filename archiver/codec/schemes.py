@@ -180,7 +180,7 @@ def material(record: Record) -> Material:
     elif record.scheme in SUPPORTED:
         code = embedding.decode(record.section(SectionKind.EMBEDDING)).vector()
     match record.scheme:
-        case Scheme.SGC | Scheme.COCLICO:
+        case Scheme.SGC | Scheme.COCLICO | Scheme.LOSSLESS:
             return Material(code, labels, colour_map.decode(record.section(SectionKind.COLOUR_MAP)))
         case Scheme.G_COCLICO:
             return Material(code, labels, dct.decode(record.section(SectionKind.COLOUR_DCT)).picture())

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from archiver.formats.containers import sniff
     from archiver.formats.generation import encode_exact
     from archiver.formats.inspection import inspect, load_picture
+    from archiver.formats.payload import payload_end, placed_behind, read_payload
     from archiver.formats.placeholder import build_placeholder
     from archiver.formats.reading import read_envelope, read_metadata
 
@@ -50,8 +51,11 @@ __all__ = [
     "encode_exact",
     "inspect",
     "load_picture",
+    "payload_end",
+    "placed_behind",
     "read_envelope",
     "read_metadata",
+    "read_payload",
     "sniff",
 ]
 
@@ -61,8 +65,11 @@ _FUNCTIONS = {
     "encode_exact": "generation",
     "inspect": "inspection",
     "load_picture": "inspection",
+    "payload_end": "payload",
+    "placed_behind": "payload",
     "read_envelope": "reading",
     "read_metadata": "reading",
+    "read_payload": "payload",
     "sniff": "containers",
 }
 

@@ -13,7 +13,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby, islice
@@ -24,6 +24,7 @@ from typing import Self
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, NewRecord, Refused, State
+from archiver.codec import lossless
 from archiver.codec.fidelity import FidelityReport
 from archiver.codec.picture import Picture
 from archiver.codec.record import Record, Scheme
@@ -35,16 +36,20 @@ from archiver.errors import (
     HardLinked,
     ImageRefused,
     ModelsNotInstalled,
+    NothingSaved,
     Pinned,
     ProfileUnknown,
+    TranscodeRefused,
+    TranscoderNotInstalled,
     WeightsDamaged,
     from_os_error,
 )
 from archiver.formats import RECORD_ROOM, Inspection, Refusal, SourceFacts
+from archiver.lifecycle import exact
 from archiver.lifecycle import plan as planning
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
-from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Rung, Tally, ignore
 from archiver.lifecycle.placeholder import source_facts
 from archiver.lifecycle.plan import PlannedAct
 from archiver.lifecycle.release import release
@@ -54,6 +59,7 @@ from archiver.lifecycle.subject import hold
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
+_PREVIEW_SIDE, _PREVIEW_MULTIPLE = 256, 16  # pixels that a lossless record's colour map is made from
 _LOADERS = max(2, (os.cpu_count() or 2) - 1)
 
 
@@ -85,11 +91,24 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A record, and what its trial decode was measured to be worth."""
+    """The record on the rung that a file stopped at, and what its trial decode was measured to be worth.
+
+    Where even the last rung fell short, `failure` says why, and there may be no record.
+    """
 
     loaded: Loaded
-    record: Record
-    fidelity: FidelityReport
+    rungs: tuple[Rung, ...] = ()
+    record: Record | None = None
+    failure: ArchiverError | None = None
+
+    @property
+    def fidelity(self) -> FidelityReport | None:
+        return self.rungs[-1].fidelity if self.rungs else None
+
+    @property
+    def climbed(self) -> tuple[Rung, ...]:
+        """Every rung, where there was more than one to try."""
+        return self.rungs if len(self.loaded.task.act.rungs) > 1 else ()
 
 
 def archive(
@@ -131,8 +150,8 @@ def _tasks(site: Site, tiers: Sequence[str] | None, paths: Sequence[Path] | None
 
 
 def _batches(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:
-    """Neighbours of one scheme, up to `size`; a model call codes one scheme."""
-    for _, group in groupby(tasks, key=lambda task: (task.act.scheme, task.act.action)):
+    """Neighbours of the same schemes, up to `size`; a model call codes one scheme."""
+    for _, group in groupby(tasks, key=lambda task: (task.act.rungs, task.act.action)):
         while batch := list(islice(group, size)):
             yield batch
 
@@ -200,21 +219,69 @@ class _Run:
         loaded = [item for future in futures if (item := future.result()) is not None]
         if not loaded:
             return
-        engine = self.site.engine
-        pictures = [item.picture for item in loaded]
-        records = engine.encode(pictures, Scheme.parse(loaded[0].task.act.scheme))
-        arrow("record.encoded")
-        trials = engine.decode(records)
-        reports = engine.measure(pictures, trials)
-        batch = [Encoded(*fields) for fields in zip(loaded, records, reports, strict=True)]
-        self._finishing.append(self._finisher.submit(self._settle, batch))
+        self._finishing.append(self._finisher.submit(self._settle, self._climb(loaded)))
         if len(self._finishing) > 2:
             self._finishing.popleft().result()
+
+    def _climb(self, loaded: list[Loaded]) -> list[Encoded]:
+        """Each file up the ladder, to the first scheme whose trial decode the gate lets pass."""
+        stopped: list[Encoded] = []
+        climbing = [Encoded(item) for item in loaded]
+        for label in loaded[0].task.act.rungs:
+            if not climbing:
+                break
+            tried = list(self._try(climbing, Scheme.parse(label)))
+            stopped += [item for item in tried if item.failure is None]
+            climbing = [item for item in tried if item.failure is not None]
+        return stopped + climbing
+
+    def _try(self, climbing: list[Encoded], scheme: Scheme) -> Iterator[Encoded]:
+        """One rung more for each file, with its record and its failure, if it fell short."""
+        if scheme is Scheme.LOSSLESS:
+            yield from map(_tried_exactly, climbing)
+            return
+        engine = self.site.engine
+        pictures = [item.loaded.picture for item in climbing]
+        records = engine.encode(pictures, scheme)
+        arrow("record.encoded")
+        reports = engine.measure(pictures, engine.decode(records))
+        for item, record, report in zip(climbing, records, reports, strict=True):
+            failure = _shortfall(item.loaded.task.act.gate, record, report)
+            rung = Rung(scheme.label, len(record.to_bytes()), report, failure.message if failure else "")
+            yield Encoded(item.loaded, (*item.rungs, rung), record, failure)
 
     def _settle(self, batch: list[Encoded]) -> None:
         """Third stage, in its own thread: gate, proof, one commit for the batch, release."""
         passed = [item for item in batch if self._passes(item)]
         arrow("record.gated")
+        exactly = [item for item in passed if item.record is not None and exact.is_exact(item.record.scheme)]
+        self._commit([item for item in passed if item not in exactly])
+        for item in exactly:
+            # One by one: nearly the whole file is in memory between its proof and its placeholder.
+            packed = self._packed(item)
+            if packed is not None:
+                self._commit([item], packed)
+
+    def _packed(self, item: Encoded) -> bytes | None:
+        """A file's bytes as its placeholder will keep them, proven to come back; None for a file that is refused."""
+        task = item.loaded.task
+        try:
+            with hold(task.tier, task.row) as subject:
+                subject.require_unchanged()
+                return exact.pack(subject, item.loaded.inspection, item.loaded.source.sha256)
+        except (TranscodeRefused, NothingSaved) as error:
+            rung = replace(item.rungs[-1], fidelity=None, shortfall=error.message)
+            self._passes(replace(item, rungs=(*item.rungs[:-1], rung), failure=error))
+        except TranscoderNotInstalled:
+            raise  # it is the same for every file
+        except ArchiverError as error:
+            self._tell(Outcome(task.path, "record", Result.REFUSED, error.message, error=error))
+        except OSError as error:
+            failure = from_os_error(error, task.path)
+            self._tell(Outcome(task.path, "record", Result.FAILED, failure.message, error=failure))
+        return None
+
+    def _commit(self, passed: Sequence[Encoded], packed: bytes | None = None) -> None:
         ids = self.site.catalog.commit_records([_new_record(item) for item in passed])
         arrow("record.committed")
         for item, record_id in zip(passed, ids, strict=True):
@@ -223,35 +290,48 @@ class _Run:
                 changed = FileModified(path=task.path, state=task.row.state.label)
                 self._tell(Outcome(task.path, "record", Result.REFUSED, changed.message, error=changed))
                 continue
-            size = len(item.record.to_bytes())
-            self._tell(Outcome(task.path, "record", Result.DONE, record_bytes=size, fidelity=item.fidelity))
+            size, said = item.rungs[-1].record_bytes, item.climbed
+            self._tell(Outcome(task.path, "record", Result.DONE, record_bytes=size, fidelity=item.fidelity, rungs=said))
             if task.act.action == "release":
-                self._release(task, item.fidelity)
+                self._release(task, item.fidelity, packed)
 
-    def _release(self, task: Task, fidelity: FidelityReport | None = None) -> None:
+    def _release(self, task: Task, fidelity: FidelityReport | None = None, packed: bytes | None = None) -> None:
         row = self.site.catalog.file(task.row.id)
         if row.state is State.RECALLED:
             act = partial(rerelease, self.site, task.tier, row, task.act.rule)
         else:
-            act = partial(release, self.site, task.tier, row, task.act.rule, fidelity=fidelity)
+            act = partial(release, self.site, task.tier, row, task.act.rule, fidelity=fidelity, packed=packed)
         self._tell(self._guard(task, "release", act))
 
     # -- verdicts ------------------------------------------------------------------------------------------------------
 
     def _passes(self, item: Encoded) -> bool:
-        """The fidelity gate. That an image will fit its file inspection has made sure of, for records of usual size."""
-        try:
-            require(item.loaded.task.act.gate, item.fidelity)
-            if (size := len(item.record.to_bytes())) > RECORD_ROOM:
-                raise ImageRefused(reason=Refusal.DOES_NOT_FIT, detail=f"a record of {size} bytes")
-        except (GateFailed, ImageRefused) as error:
-            self._refuse(item.loaded.task, error, item.fidelity)
-            return False
-        return True
+        """Whether some rung passed the gate; a file of which none did is refused."""
+        if item.failure is None:
+            return True
+        task = item.loaded.task
+        self._note(task, item.failure, item.climbed)
+        self._tell(
+            Outcome(
+                task.path,
+                "record",
+                Result.REFUSED,
+                item.failure.message,
+                fidelity=item.fidelity,
+                error=item.failure,
+                rungs=item.climbed,
+            )
+        )
+        return False
 
-    def _refuse(self, task: Task, error: ArchiverError, fidelity: FidelityReport | None = None) -> None:
-        self.site.catalog.refuse([Refused(task.row.id, task.row.version, error.kind, error.message, task.act.rule)])
-        self._tell(Outcome(task.path, "record", Result.REFUSED, error.message, fidelity=fidelity, error=error))
+    def _refuse(self, task: Task, error: ArchiverError) -> None:
+        self._note(task, error)
+        self._tell(Outcome(task.path, "record", Result.REFUSED, error.message, error=error))
+
+    def _note(self, task: Task, error: ArchiverError, rungs: Sequence[Rung] = ()) -> None:
+        """Into the catalog and the audit, so that a file is not tried again before it changes."""
+        detail = "; ".join(map(str, rungs)) or error.message
+        self.site.catalog.refuse([Refused(task.row.id, task.row.version, error.kind, detail, task.act.rule)])
 
     def _guard(self, task: Task, act: str, do: Callable[[], Outcome]) -> Outcome:
         try:
@@ -268,6 +348,28 @@ class _Run:
             self._listener(outcome)
 
 
+def _tried_exactly(item: Encoded) -> Encoded:
+    """The lossless rung; whether the bytes really come back is proven when the file is open."""
+    label, found = Scheme.LOSSLESS.label, item.loaded.inspection.format
+    if found is not formats.Format.JPEG:
+        failure = ImageRefused(reason=Refusal.UNSUPPORTED_FORMAT, detail=f"lossless is for JPEG, it is {found}")
+        rungs = (*item.rungs, Rung(label, 0, None, failure.message))
+        return Encoded(item.loaded, rungs, item.record, item.failure or failure)
+    record = lossless.compose(item.loaded.picture)
+    return Encoded(item.loaded, (*item.rungs, Rung(label, len(record.to_bytes()), lossless.EXACT)), record)
+
+
+def _shortfall(gate: GateSettings, record: Record, fidelity: FidelityReport) -> ArchiverError | None:
+    """The fidelity gate. That an image will fit its file inspection has made sure of, for records of usual size."""
+    try:
+        require(gate, fidelity)
+    except GateFailed as error:
+        return error
+    if (size := len(record.to_bytes())) > RECORD_ROOM:
+        return ImageRefused(reason=Refusal.DOES_NOT_FIT, detail=f"a record of {size} bytes")
+    return None
+
+
 def require(gate: GateSettings, fidelity: FidelityReport) -> None:
     """Raises GateFailed naming the measure that is below its floor."""
     if fidelity.semantic < gate.semantic:
@@ -280,8 +382,16 @@ def require(gate: GateSettings, fidelity: FidelityReport) -> None:
         raise GateFailed(measure="label BCE", value=f"{fidelity.label_bce:.2f}", floor=f"at most {gate.label_bce:.2f}")
 
 
-def _load(site: Site, task: Task) -> Loaded:
+def _working_size(site: Site, rungs: Sequence[str]) -> tuple[int, int]:
+    """Long side and multiple, pixels; a rule that only transcodes needs no models."""
+    if all(exact.is_exact(Scheme.parse(label)) for label in rungs):
+        return _PREVIEW_SIDE, _PREVIEW_MULTIPLE
     profile = site.engine.profile
+    return profile.long_side, profile.multiple
+
+
+def _load(site: Site, task: Task) -> Loaded:
+    long_side, multiple = _working_size(site, task.act.rungs)
     with hold(task.tier, task.row) as subject:
         if subject.stat.st_nlink != 1:
             raise HardLinked(path=task.path, links=subject.stat.st_nlink)
@@ -294,26 +404,28 @@ def _load(site: Site, task: Task) -> Loaded:
                 raise ImageRefused(
                     reason=Refusal.UNSUPPORTED_FORMAT, detail=f"it is a {inspection.format}, the rule is not for those"
                 )
-            picture = formats.load_picture(file, inspection, profile.long_side, profile.multiple)
+            picture = formats.load_picture(file, inspection, long_side, multiple)
         source = source_facts(subject, inspection, fileops.sha256_of(subject.fd))
     return Loaded(task, inspection, source, picture)
 
 
 def _new_record(item: Encoded) -> NewRecord:
-    task, inspection = item.loaded.task, item.loaded.inspection
+    task, inspection, record, fidelity = item.loaded.task, item.loaded.inspection, item.record, item.fidelity
+    assert record is not None and fidelity is not None  # it passed
     return NewRecord(
         file_id=task.row.id,
         expected=task.row.version,
-        payload=item.record.to_bytes(),
+        payload=record.to_bytes(),
         sha256=item.loaded.source.sha256,
-        profile=item.record.profile,
-        scheme=item.record.scheme,
+        profile=record.profile,
+        scheme=record.scheme,
         metadata=inspection.metadata.to_bytes() if inspection.metadata else None,
         rule=task.act.rule,
         format=inspection.format,
         width=inspection.width,
         height=inspection.height,
-        semantic=item.fidelity.semantic,
-        label_bce=item.fidelity.label_bce,
-        colour=item.fidelity.colour,
+        semantic=fidelity.semantic,
+        label_bce=fidelity.label_bce,
+        colour=fidelity.colour,
+        detail="; ".join(map(str, item.climbed)),
     )

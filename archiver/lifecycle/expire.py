@@ -52,7 +52,7 @@ def _expire_one(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
     site.vault.require(record_row.profile)
     if row.state in (State.RELEASED, State.RECALLED):
         with hold(tier, row) as subject:
-            check_placeholder(subject, record_row.payload)
+            check_placeholder(subject, record_row.payload, decode=True)
     try:
         stat = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
     except FileNotFoundError:

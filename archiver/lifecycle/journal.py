@@ -24,7 +24,7 @@ _MOST_BYTES = 64 * 1024  # a path is at most 4096 bytes; anything larger is not 
 class Intent:
     """One act on one file that has begun."""
 
-    act: str  # "release", "recall", "rerelease", "undo"
+    act: str  # "release", "recall", "restore", "rerelease", "undo"
     path: str  # relative to the tier
     record_id: int
     inode: int  # of the file at `path` when the act began

@@ -25,6 +25,25 @@ class Result(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """One scheme that a file was tried with: its label, its record's bytes, what the trial decode was worth, and why it
+    fell short ("": it passed). No fidelity: it could not be tried.
+    """
+
+    scheme: str
+    record_bytes: int
+    fidelity: FidelityReport | None
+    shortfall: str = ""
+
+    def __str__(self) -> str:
+        measured = f"{self.scheme}, {self.record_bytes} bytes" if self.fidelity else self.scheme
+        if self.fidelity:
+            measured += f", semantic {self.fidelity.semantic:.3f}, colour {self.fidelity.colour:.1f}"
+            measured += f", label BCE {self.fidelity.label_bce:.3f}" if self.fidelity.label_bce is not None else ""
+        return f"{measured}: {self.shortfall or 'passed'}"
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """One act on one file."""
 
@@ -37,6 +56,7 @@ class Outcome:
     record_bytes: int = 0
     fidelity: FidelityReport | None = None
     error: ArchiverError | None = None
+    rungs: tuple[Rung, ...] = ()  # of a record that could climb: every scheme tried, in order
 
 
 @dataclass(slots=True)

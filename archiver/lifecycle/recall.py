@@ -15,6 +15,7 @@ from threading import Event
 
 from archiver.catalog.rows import FileRow, State
 from archiver.errors import ArchiverError, NotReleased, from_os_error
+from archiver.lifecycle import exact
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.fill import Carried, carried_by_released, fill
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
@@ -52,10 +53,14 @@ def recall(site: Site, paths: Sequence[Path], *, listener: Listener = ignore, st
             break
         requests = list(_open(site, batch, tell))
         try:
-            if requests:
-                decoded = site.engine.decode([request.carried.record for request in requests])
+            exactly = [request for request in requests if exact.is_exact(request.carried.record.scheme)]
+            for request in exactly:
+                act = partial(exact.restore, site, request.subject, request.carried.envelope)
+                tell(_attempt(request.subject.path, act))
+            if generated := [request for request in requests if request not in exactly]:
+                decoded = site.engine.decode([request.carried.record for request in generated])
                 arrow("recall.decoded")
-                for request, pixels in zip(requests, decoded, strict=True):
+                for request, pixels in zip(generated, decoded, strict=True):
                     act = partial(fill, site, request.subject, request.carried, pixels)
                     tell(_attempt(request.subject.path, act))
         finally:

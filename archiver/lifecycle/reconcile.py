@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from hashlib import sha256
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, Holding, State, Version
 from archiver.errors import ArchiverError
-from archiver.formats import Envelope, Kind, Metadata
+from archiver.formats import BLOCK, Envelope, Kind, Metadata
 from archiver.lifecycle import journal
+from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
 from archiver.lifecycle.placeholder import placeholder_head
 from archiver.lifecycle.site import Site
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
+
+_PIECE = 1 << 20  # bytes of one write
 
 
 def reconcile(site: Site, listener: Listener = ignore) -> Tally:
@@ -98,6 +102,33 @@ def commit_release(site: Site, row: FileRow, intent: Intent, placeholder: os.sta
         holding=Holding(intent.held, held_size, intent.expires_at),
         rule=intent.rule,
     )
+
+
+def commit_restore(
+    site: Site, tier: LocalTier, row: FileRow, copy: str, restored: os.stat_result, *, detail: str = ""
+) -> None:
+    """Write into the catalog that the original's exact bytes stand at its path; copies of them are deleted."""
+    held = site.catalog.holding_for(row.id)
+    if held is not None:
+        _unlink(tier.holding_fd, held.name)
+    if row.state is State.RELEASED:
+        site.catalog.mark_restored(row.id, version=version_of(restored), detail=detail)
+    _unlink(tier.holding_fd, copy)
+
+
+def write_over(fd: int, original: bytes) -> None:
+    """Overwrite a placeholder with the original, its first block last; until then it is a placeholder. Raises
+    OSError.
+    """
+    view = memoryview(original)
+    offset = BLOCK
+    while offset < len(original):
+        offset += os.pwrite(fd, view[offset : offset + _PIECE], offset)
+    os.fdatasync(fd)
+    arrow("restore.tail_written")
+    os.pwrite(fd, view[:BLOCK], 0)
+    os.fsync(fd)
+    arrow("restore.head_written")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +230,38 @@ def _keep_placeholder(spot: _Spot, fd: int, envelope: Envelope) -> str:
     return "taken back: the placeholder stays"
 
 
+def _settle_restore(spot: _Spot) -> str:
+    """A lossless recall. The copy is whole before the placeholder is touched: a whole one is put in place."""
+    copy = _read_at(spot.tier.holding_fd, spot.intent.held)
+    try:
+        fd = fileops.open_file(spot.directory_fd, spot.name, os.O_RDWR)
+    except FileNotFoundError:
+        return "left alone: the file is gone"
+    try:
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            envelope = formats.read_envelope(file)
+        if os.fstat(fd).st_ino != spot.intent.inode or spot.row is None or spot.row.record_id is None:
+            return "left alone: another file stands there"
+        record = spot.site.catalog.record(spot.row.record_id)
+        is_whole = copy is not None and sha256(copy).digest() == record.sha256
+        if envelope is not None and (copy is None or not is_whole):
+            _unlink(spot.tier.holding_fd, spot.intent.held)
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                fileops.punch_from(fd, formats.payload_end(file))
+            fileops.set_times(fd, os.fstat(fd).st_atime_ns, envelope.source.mtime_ns)
+            return "taken back: the placeholder stays"
+        if envelope is not None and copy is not None:
+            write_over(fd, copy)
+        if fileops.sha256_of(fd) != record.sha256:
+            return f"left alone: it was written to meanwhile; the original is in .archiver/holding/{spot.intent.held}"
+        fileops.set_times(fd, os.fstat(fd).st_atime_ns, spot.row.mtime_ns)
+        os.fsync(fd)
+        commit_restore(spot.site, spot.tier, spot.row, spot.intent.held, os.fstat(fd))
+        return "finished"
+    finally:
+        os.close(fd)
+
+
 def _settle_undo(spot: _Spot) -> str:
     standing, held = spot.standing(), spot.held()
     if standing is None or f"{standing.st_ino:x}" != spot.intent.held.partition("-")[0]:
@@ -215,6 +278,7 @@ _SETTLE: dict[str, Callable[[_Spot], str]] = {
     "release": _settle_release,
     "recall": _settle_recall,
     "rerelease": _settle_recall,
+    "restore": _settle_restore,
     "undo": _settle_undo,
 }
 
@@ -224,3 +288,17 @@ def _stat_at(directory_fd: int, name: str) -> os.stat_result | None:
         return os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def _read_at(directory_fd: int, name: str) -> bytes | None:
+    try:
+        fd = fileops.open_file(directory_fd, name)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        return file.read()
+
+
+def _unlink(directory_fd: int, name: str) -> None:
+    with suppress(FileNotFoundError):  # it ended before its note did
+        os.unlink(name, dir_fd=directory_fd)

@@ -16,26 +16,36 @@ from archiver.errors import (
     FileModified,
     FileOpen,
     HardLinked,
+    NothingSaved,
     NotRecorded,
     Pinned,
     PlaceholderDamaged,
 )
 from archiver.formats import Kind
-from archiver.lifecycle import reconcile
+from archiver.lifecycle import exact, reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.expire import expire_file
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.placeholder import placeholder_head, source_facts
 from archiver.lifecycle.site import Site
-from archiver.lifecycle.subject import Subject, hold
+from archiver.lifecycle.subject import OpenFile, Subject, hold
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
 
-def release(site: Site, tier: LocalTier, row: FileRow, rule: str, *, fidelity: FidelityReport | None = None) -> Outcome:
+def release(
+    site: Site,
+    tier: LocalTier,
+    row: FileRow,
+    rule: str,
+    *,
+    fidelity: FidelityReport | None = None,
+    packed: bytes | None = None,
+) -> Outcome:
     """Release one recorded file; its original is held for the grace period, or deleted at once where that is zero.
 
+    `packed`: of a lossless record, the original as `exact.pack` gave it; packed anew where it is not at hand.
     Raises an ArchiverError (the promise that forbids it, or what broke) or OSError; the file is then whole, as it was.
     """
     if row.state is not State.RECORDED or row.record_id is None:
@@ -47,6 +57,11 @@ def release(site: Site, tier: LocalTier, row: FileRow, rule: str, *, fidelity: F
         with subject.reader() as file:
             inspection = formats.inspect(file, site.limits)
         head = placeholder_head(record_row, source_facts(subject, inspection, record_row.sha256), inspection.metadata)
+        if exact.is_exact(record_row.scheme):
+            packed = packed or exact.pack(subject, inspection, record_row.sha256)
+            head = formats.placed_behind(head, packed)
+            if len(head) >= subject.stat.st_size:
+                raise NothingSaved(after=len(head), before=subject.stat.st_size)
         intent = Intent(
             act="release",
             path=row.path,
@@ -93,7 +108,7 @@ def _exchange(site: Site, subject: Subject, record_row: RecordRow, head: bytes, 
     )
     try:
         arrow("release.placeholder_started")
-        _write_placeholder(subject, placeholder_fd, head)
+        _write_placeholder(subject, placeholder_fd, head, exact.is_exact(record_row.scheme))
         arrow("release.placeholder_written")
         with fileops.write_lease(subject.fd, subject.path) as lease:
             arrow("release.leased")
@@ -115,17 +130,21 @@ def _exchange(site: Site, subject: Subject, record_row: RecordRow, head: bytes, 
         os.close(placeholder_fd)
 
 
-def _write_placeholder(subject: Subject, fd: int, head: bytes) -> None:
+def _write_placeholder(subject: Subject, fd: int, head: bytes, is_exact: bool) -> None:
     """Fill, size, dress and sync the placeholder, then read it back as a stranger would.
 
     Raises PlaceholderDamaged, OSError.
     """
-    os.pwrite(fd, head, 0)
+    with os.fdopen(os.dup(fd), "wb") as file:
+        file.write(head)
     os.ftruncate(fd, subject.stat.st_size)
     fileops.copy_attributes(subject.fd, fd)
     os.fsync(fd)
     with os.fdopen(os.dup(fd), "rb") as file:
         file.seek(0)
         envelope = formats.read_envelope(file)
+    if is_exact and envelope is not None:
+        # The whole way back, from what was just written: these bytes are the only ones once the grace period is over.
+        exact.unpack(OpenFile(subject.path, fd, os.fstat(fd)), envelope)
     if envelope is None or envelope.kind is not Kind.PLACEHOLDER:
         raise PlaceholderDamaged(path=subject.path, problem="the placeholder just written cannot be read back")

@@ -12,6 +12,8 @@ from archiver.catalog.rows import FileRow, State
 from archiver.codec import schemes
 from archiver.codec.record import Record
 from archiver.errors import ArchiverError, HeldOriginalDamaged, PlaceholderDamaged, from_os_error
+from archiver.formats import BLOCK
+from archiver.lifecycle import exact
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
 from archiver.lifecycle.placeholder import read_carried
 from archiver.lifecycle.site import Site
@@ -86,12 +88,12 @@ def _verify_one(site: Site, row: FileRow, decode: bool, pace: Pace) -> Outcome:
         record = Record.from_bytes(payload)
         schemes.check(record)
         site.vault.require(record.profile)
-        if decode:
+        if decode and not exact.is_exact(record.scheme):
             site.engine.decode([record])
         if row.state is not State.RECORDED:
             with hold(tier, row) as subject:
-                check_placeholder(subject, payload)
-                pace.took(4096)
+                check_placeholder(subject, payload, decode=decode)
+                pace.took(fileops.allocated_bytes(subject.fd) if exact.is_exact(record.scheme) else BLOCK)
         _check_held(site, tier, row, pace)
     except OSError as error:
         failure: ArchiverError = from_os_error(error, path)
@@ -102,13 +104,17 @@ def _verify_one(site: Site, row: FileRow, decode: bool, pace: Pace) -> Outcome:
     return Outcome(path, "verify", Result.FAILED, failure.message, error=failure)
 
 
-def check_placeholder(subject: Subject, payload: bytes) -> None:
-    """That what stands there carries this very record. Raises FileModified, PlaceholderDamaged, EnvelopeDamaged."""
+def check_placeholder(subject: Subject, payload: bytes, *, decode: bool = False) -> None:
+    """That what stands there carries this very record, and the original's bytes where the record says so; with
+    `decode`, that these come back. Raises FileModified, PlaceholderDamaged, EnvelopeDamaged, TranscoderNotInstalled.
+    """
     subject.require_unchanged()
     released = subject.row.state is State.RELEASED
     envelope, _ = read_carried(subject, formats.Kind.PLACEHOLDER if released else formats.Kind.GENERATED)
     if envelope.record != payload:
         raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
+    if released and exact.is_exact(Record.from_bytes(payload).scheme):
+        exact.check(subject, envelope, decode=decode)
 
 
 def _check_held(site: Site, tier: LocalTier, row: FileRow, pace: Pace) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from archiver.codec.record import NO_PROFILE
 from archiver.errors import ProfileInUse, ProfileInvalid, ProfileUnknown, WeightsDamaged
 from archiver.models.profiles import PROFILE_FILE, ProfileInfo, WeightFile, read_profile
 
@@ -82,8 +83,10 @@ class Vault:
     def require(self, key: bytes) -> None:
         """Prove that the weights that a record names are all there; cheap, their content is not read.
 
-        Raises ProfileUnknown or WeightsDamaged.
+        A record that needs none names NO_PROFILE. Raises ProfileUnknown or WeightsDamaged.
         """
+        if key == NO_PROFILE:
+            return
         folder = self.directory(key)
         for file in read_profile(folder).files:
             if not (folder / file.name).is_file():

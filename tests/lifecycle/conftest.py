@@ -71,6 +71,7 @@ def random_vault(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_profile(base / "profile", init_random(7, long_side=64), "random-7", "CC0-1.0")
     with (base / "profile" / "profile.toml").open("a") as file:
         file.write('\n[presets.draft.sgc]\nsampler = "ddim"\nsteps = 2\nguidance = 1.0\nstart = 0.7\n')
+        file.write('\n[presets.draft.cocli]\nsampler = "ddim"\nsteps = 2\nguidance = 1.0\n')
     Vault(base / "vault").import_directory(base / "profile")
     return base / "vault"
 
