@@ -34,8 +34,9 @@ _CRITIC_WIDTH = 64
 _WINDOW = 8  # latent cells along the side of the part that is decoded: as much as the autoencoder was trained on
 _NOISY_SHARE = 0.6  # of samples are drawn from the noisy half, where the picture is decided
 _CLEAN_SHARE = 4  # one in so many windows is decoded from its own latent, so that the autoencoder stays good
-_COARSE_SHARE = 0.6  # of batches are told labels and colours at half the resolution: what a record of 512 pixels holds
-_WEIGHTS = {"v": 1.0, "perceptual": 1.0, "meaning": 1.0, "colour": 0.5, "adversarial": 0.08}
+# Of batches are told labels, or colours, at half the resolution: what a record of 512 pixels holds.
+_COARSE_LABELS, _COARSE_COLOURS = 0.7, 0.3
+_WEIGHTS = {"v": 1.0, "perceptual": 1.0, "meaning": 1.0, "colour": 2.0, "adversarial": 0.08}
 RHYTHM = Rhythm(rate=2.5e-4, warm_up=50, ema=0.995, log_every=20, save_every=60, check_every=240)
 
 
@@ -89,14 +90,18 @@ class _Window:
         return to_tensor(np.stack(pictures))
 
 
-def coarser(conditions: Conditions) -> Conditions:
-    """The same conditions, labels and colours known at half the resolution."""
+def with_coarse_labels(conditions: Conditions) -> Conditions:
+    """The same conditions, labels known at half the resolution."""
     assert conditions.labels is not None
+    return replace(conditions, labels=conditions.labels[:, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
+def with_coarse_colours(conditions: Conditions) -> Conditions:
+    """The same conditions, colours known at half the resolution."""
     assert conditions.colours is not None
-    labels = conditions.labels[:, ::2, ::2].repeat_interleave(2, 1).repeat_interleave(2, 2)
     colours = F.avg_pool2d(conditions.colours, 2)
     colours = F.interpolate(colours, conditions.colours.shape[2:], mode="bilinear", align_corners=False)
-    return replace(conditions, labels=labels, colours=colours)
+    return replace(conditions, colours=colours)
 
 
 def _sight(backbone: EfficientNetLite0, pictures: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -132,8 +137,10 @@ class _Lesson:
     ) -> dict[str, Tensor]:
         """Named losses; `total` is their weighted sum with the critics' own."""
         batch = draw(self.features, rows, rng, noise, whole=True)
-        if rng.random() < _COARSE_SHARE:
-            batch = replace(batch, conditions=coarser(batch.conditions))
+        if rng.random() < _COARSE_LABELS:
+            batch = replace(batch, conditions=with_coarse_labels(batch.conditions))
+        if rng.random() < _COARSE_COLOURS:
+            batch = replace(batch, conditions=with_coarse_colours(batch.conditions))
         side = batch.latents.shape[-1]
         window = _Window(*(int(value) for value in rng.integers(0, side - _WINDOW + 1, 2)))
         wanted = window.pixels(self.photos, rows, batch.mirrored)
