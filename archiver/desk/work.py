@@ -15,11 +15,12 @@ from archiver import formats
 from archiver.catalog.rows import FileRow, State, Version
 from archiver.codec.record import Record
 from archiver.desk.place import Place
-from archiver.errors import FileVanished, StateConflict, TierBeingScanned, TierNotScanned, TierUnreachable
+from archiver.errors import FileVanished, NotTracked, StateConflict, TierBeingScanned, TierNotScanned, TierUnreachable
 from archiver.formats import Kind
+from archiver.lifecycle import exact
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
-from archiver.lifecycle.fill import carried_by, carried_by_released, fill, fill_unlisted
+from archiver.lifecycle.fill import Carried, carried_by, carried_by_released, fill, fill_unlisted
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.reconcile import version_of
 from archiver.lifecycle.site import Site
@@ -71,6 +72,8 @@ def recall_open_file(site: Site, request: Request, progress: Progress) -> Outcom
         if kind_of(request.fd) is not Kind.PLACEHOLDER:
             return Outcome(file.path, "recall", Result.SKIPPED, "recalled meanwhile")
         carried = carried_by_released(site, file) if isinstance(file, Subject) else carried_by(file)
+        if exact.is_exact(carried.record.scheme):
+            return _restored(site, file, carried, request, progress)
         pixels = progress.decode(carried.record)
         arrow("recall.decoded")
         if not progress.is_wanted():
@@ -78,6 +81,15 @@ def recall_open_file(site: Site, request: Request, progress: Progress) -> Outcom
         if isinstance(file, Subject):
             return fill(site, file, carried, pixels, asker=request.asker, written=progress.written)
         return fill_unlisted(site, file, carried, pixels, written=progress.written)
+
+
+def _restored(site: Site, file: OpenFile, carried: Carried, request: Request, progress: Progress) -> Outcome:
+    """The very bytes of a file kept without loss. Raises NotTracked where no catalog could make good a crash."""
+    if not isinstance(file, Subject):
+        raise NotTracked(path=file.path)
+    if not progress.is_wanted():
+        return Outcome(file.path, "recall", Result.SKIPPED, "nobody waits for it any more")
+    return exact.restore(site, file, carried.envelope, asker=request.asker, written=progress.written)
 
 
 def kind_of(fd: int) -> Kind | None:

@@ -25,6 +25,8 @@ from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import OpenFile, Subject
 from archiver.tiers import fileops
 
+_ROOM_IN_HEAD = 2048  # bytes of packed metadata that surely fit into the first block
+
 
 def is_exact(scheme: int) -> bool:
     """Whether a record of this scheme only says that the original's bytes are kept behind the placeholder."""
@@ -44,11 +46,16 @@ def pack(subject: Subject, inspection: Inspection, digest: bytes) -> bytes:
     if sha256(original).digest() != digest:
         raise FileModified(path=subject.path, state=subject.row.state.label)
     packed = lossless.transcode(original)
-    # Its head, metadata that does not fit there, and what the last block leaves empty.
-    after = 2 * BLOCK + inspection.metadata.size() + len(packed)
-    if after >= len(original):
-        raise NothingSaved(after=after, before=len(original))
+    metadata = len(inspection.metadata.to_bytes()) if inspection.metadata else 0
+    behind = metadata if metadata > _ROOM_IN_HEAD else 0
+    after, before = (_on_disk(size) for size in (BLOCK + behind + len(packed), len(original)))
+    if after >= before:
+        raise NothingSaved(after=after, before=before)
     return packed
+
+
+def _on_disk(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
 
 
 def unpack(file: OpenFile, envelope: Envelope) -> bytes:
