@@ -2,8 +2,8 @@
 
     nice python tests/fuzz/fuzz.py record -runs=1000000
 
-Targets: record, envelope, container, events (tests/fuzz/targets.py). What follows the target goes to libFuzzer. An
-input that breaks a promise is left as crash-*; make it a seed of its target when it is mended.
+Targets: record, sections, envelope, container, events (tests/fuzz/targets.py). What follows the target goes to
+libFuzzer. An input that breaks a promise is left as crash-*; make it a seed of its target when it is mended.
 """
 
 from __future__ import annotations
