@@ -14,6 +14,9 @@ from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
+from archiver.access import fanotify
+from archiver.access.client import RecallClient
+from archiver.access.protocol import How
 from archiver.catalog import Catalog
 from archiver.config import Settings, load
 from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, SystemRefused, from_os_error
@@ -74,6 +77,7 @@ def examine(config: Path) -> Report:
         ("clock", lambda: _clock(settings)),
         ("vault", lambda: _vault(settings)),
         ("catalog", lambda: _catalog(settings)),
+        ("archiver-recall", lambda: _recall_service(settings)),
     ]
     for tier in settings.tier:
         parts.append((f"tier {tier.name}", lambda tier=tier: _tier(settings, LocalTier(tier))))  # type: ignore[misc]
@@ -223,6 +227,7 @@ def _tier(settings: Settings, tier: LocalTier) -> Iterator[Check]:
         tier.check()
         yield _space(subject, settings, tier)
         yield _abilities(subject, tier.probe())
+        yield _recall_on_read(subject, tier)
         under_way = len(list(journal.left_behind(tier.journal_fd)))
         if under_way:
             hint = "A crash left them; the next start of the daemon settles them, or `archiver reconcile`."
@@ -241,6 +246,42 @@ def _space(subject: str, settings: Settings, tier: LocalTier) -> Check:
             subject, Verdict.WARNING, found, "Below release.min_free: nothing is released until there is more."
         )
     return Check(subject, Verdict.OK, found)
+
+
+def _recall_service(settings: Settings) -> Iterator[Check]:
+    """Whether anybody lets readers of released files wait."""
+    socket = settings.recall.socket
+    if settings.recall.mode == "managed":
+        yield Check("archiver-recall", Verdict.OK, 'reads recall nothing: recall.mode is "managed"')
+        return
+    with RecallClient(socket) as client:
+        if client.connected:
+            yield Check("archiver-recall", Verdict.OK, f"answers at {socket}")
+            return
+    hint = "`systemctl enable --now archiver-recall`, or read through `archiver mount`."
+    yield Check("archiver-recall", Verdict.WARNING, f"not at {socket}: readers see placeholders", hint)
+
+
+def _recall_on_read(subject: str, tier: LocalTier) -> Check:
+    """What this kernel can tell us of readers of a tier."""
+    try:
+        group = fanotify.open_group()
+    except OSError as error:
+        hint = "Only root outside of a container can tell; archiver-recall.service can do what this user cannot."
+        found = f"recall on read: not found out ({error.strerror})"
+        return Check(subject, Verdict.OK if isinstance(error, PermissionError) else Verdict.WARNING, found, hint)
+    try:
+        how = fanotify.ability(group, tier.root_fd)
+    finally:
+        os.close(group)
+    if how is How.READ:
+        return Check(subject, Verdict.OK, "recall on read: when a file is read (FAN_PRE_ACCESS)")
+    if how is How.OPEN:
+        hint = "Linux 6.14 and ext4, xfs or btrfs see reads: opening a file is then no reason to recall it."
+        return Check(subject, Verdict.WARNING, "recall on read: when a file is opened (FAN_OPEN_PERM)", hint)
+    return Check(
+        subject, Verdict.WARNING, "recall on read: this filesystem cannot", "Read it through `archiver mount`."
+    )
 
 
 def _abilities(subject: str, able: Abilities) -> Check:

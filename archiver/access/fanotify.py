@@ -180,8 +180,8 @@ def read_events(group: int) -> list[Event]:
 def respond(group: int, number: int, denial: int = 0) -> bool:
     """Let the reader whose event had this descriptor number go on, or fail with an errno.
 
-    The number is all that counts: the descriptor may be closed, or another process's. A reader that was killed has to be
-    answered, too, before its number is free. False when there is no such event. Raises OSError.
+    The number is all that counts: the descriptor may be closed, or another process's. A reader that was killed has to
+    be answered, too, before its number is free. False when there is no such event. Raises OSError.
     """
     try:
         os.write(group, _RESPONSE.pack(number, response(denial)))
