@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
 from archiver.cli.invocation import Invocation, pass_invocation
@@ -42,6 +44,7 @@ def serve(invocation: Invocation) -> int:
     def ready(address: str) -> None:
         invocation.output.json({"address": address}, "decoder")
         invocation.output.text(f"decoding for other hosts at {address}")
+        sys.stdout.flush()  # into a file or a pipe, too
         Notifier().ready(f"decoding at {address}")
 
     serving.serve(settings, ready)

@@ -79,8 +79,8 @@ class Steered:
         self._embedding = _stacked([one.embedding for one in materials], device)
         self._conditions = self._pairs(
             self._embedding,
-            None if labels is None else labels.long(),
-            F.adaptive_avg_pool2d(self._colours, (rows, columns))
+            None if labels is None else _at_half_cells(labels.long(), rows),
+            _per_cell(self._colours, rows, columns)
             if self._colours is not None and self._steering.colours_condition
             else None,
         )
@@ -137,6 +137,19 @@ class Steered:
         v = self._models.denoiser(pairs, times, self._conditions, Keep(semantic, semantic, torch.ones_like(semantic)))
         x0 = guidance.x0_from_v(pairs, v, alpha)
         return guidance.classifier_free(x0[0::2], x0[1::2], self._steering.guidance)
+
+
+def _at_half_cells(labels: Tensor, rows: int) -> Tensor:
+    """Labels (B, 2 rows, 2 columns), two along the side of a latent cell, as the denoiser takes them."""
+    times = 2 * rows // labels.shape[1]
+    return labels.repeat_interleave(times, 1).repeat_interleave(times, 2)
+
+
+def _per_cell(colours: Tensor, rows: int, columns: int) -> Tensor:
+    """Colours (B, 3, rows, columns), one for each latent cell."""
+    if colours.shape[2] < rows or colours.shape[3] < columns:
+        return F.interpolate(colours, (rows, columns), mode="bilinear", align_corners=False)
+    return F.adaptive_avg_pool2d(colours, (rows, columns))
 
 
 def _stacked(parts: Sequence[NDArray[Any] | None], device: torch.device) -> Tensor | None:

@@ -55,10 +55,8 @@ class RemoteEngine:
 
     @property
     def device(self) -> str:
-        """The other host's device, which made the last picture."""
-        if not self._device:
-            self._device = self._client.stats().device
-        return self._device
+        """The other host's device: that which made the last picture, else what it says of itself."""
+        return self._device or self._client.stats().device or "not known before the first picture"
 
     def encode(self, pictures: Sequence[Picture], scheme: Scheme) -> list[Record]:
         """The records of pictures, made here. Raises ModelsNotInstalled, ProfileUnknown, SchemeUnsupported."""

@@ -134,8 +134,7 @@ class _Desk:
     async def stats(self, _request: Request) -> Response:
         """What the service is doing and has done."""
         stats = await asyncio.to_thread(self._engine.stats)
-        device = stats.device or await asyncio.to_thread(lambda: self._engine.device)
-        return _json({**dataclasses.asdict(stats), "device": device, "version": __version__})
+        return _json({**dataclasses.asdict(stats), "version": __version__})
 
     async def profiles(self, _request: Request) -> Response:
         """The profiles as their `profile.toml` describes them."""

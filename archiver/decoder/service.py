@@ -104,7 +104,9 @@ class DecodeService:
 
     @property
     def device(self) -> str:
-        """What does the arithmetic, for the label of a generated image."""
+        """What does the arithmetic, for the label of a generated image. Raises DecoderFailed, ModelsNotInstalled."""
+        if not self._runner.device:
+            self._runner.start()
         return self._runner.device
 
     def submit(
@@ -128,7 +130,7 @@ class DecodeService:
         with self._condition:
             runner, counts = self._runner, self._counts
             return Stats(
-                device=runner.device if runner.loaded else "",
+                device=runner.device,
                 batch=runner.batch,
                 lanes=runner.lanes,
                 loaded=runner.loaded,

@@ -35,7 +35,7 @@ class DecoderStatus:
         yield "records are decoded", self.where
         for name in ("version", "device", "waiting", "running", "done", "failed"):
             if (value := getattr(self, name)) is not None:
-                yield name, str(value)
+                yield name, str(value) or "not known yet"
         if self.device is not None:
             yield "profiles", ", ".join(self.profiles) or "none"
             yield "in memory", ", ".join(self.loaded) or "nothing: loaded when needed"

@@ -52,7 +52,7 @@ class Runner(Protocol):
 
     @property
     def device(self) -> str:
-        """For the label of a generated image; may start what is needed to know it."""
+        """For the label of a generated image; "" where nobody knows before `start`."""
         ...
 
     @property

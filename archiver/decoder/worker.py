@@ -86,9 +86,7 @@ class WorkerRunner:
 
     @property
     def device(self) -> str:
-        """For the label of a generated image; starts the worker where nobody knows yet. Raises DecoderFailed."""
-        if not self._facts.device:
-            self.start()
+        """For the label of a generated image; "" before the first worker has told."""
         return self._facts.device
 
     @property
