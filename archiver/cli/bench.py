@@ -76,13 +76,12 @@ def quality(
     """
     try:
         from archiver.codec.record import Scheme
-        from archiver.codec.schemes import SUPPORTED
         from archiver.quality import study
         from archiver.quality.bench import Options
     except ModuleNotFoundError as error:
         raise ModelsNotInstalled(missing=error.name) from None
     try:
-        wanted = SUPPORTED if schemes is None else tuple(Scheme.parse(label) for label in schemes)
+        wanted = None if schemes is None else tuple(Scheme.parse(label) for label in schemes)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     if unknown := set(codecs or ()) - set(_CODECS):

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ CROP_SIDE = 512
 _WHOLE_SIDE = 1024  # pixels of a whole picture's long side
 _COLOUR_SIDE = 16
 # Schemes that leave much of their budget free: codecs are held to what they take. The others fill theirs.
-_VARYING = (Scheme.SGC.label, Scheme.SESECO.label)
+VARYING = (Scheme.SGC.label, Scheme.SESECO.label)
 _VERSION = 1  # of what is remembered; changes with whatever changes figures
 
 Pixels = NDArray[np.uint8]
@@ -43,13 +43,14 @@ Reconstruct = Callable[[Pixels], Pixels]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What is measured. targets: bytes at which the codecs are measured, beside those of the schemes.
+    """What is measured.
 
+    schemes: None for all that the profile codes. targets: bytes that codecs are held to, beside those of schemes.
     whole: whole pictures, at most 1024 pixels a side, rather than centre crops of 512x512. preset: that of the engine,
     so that what is remembered of another one is not taken for it.
     """
 
-    schemes: tuple[Scheme, ...] = SUPPORTED
+    schemes: tuple[Scheme, ...] | None = None
     codecs: tuple[str, ...] = tuple(CODECS)
     targets: tuple[int, ...] = (88, 256, 685)
     whole: bool = False
@@ -128,7 +129,8 @@ class Bench:
         self, engine: Engine, options: Options, folder: Path | None = None, reconstruct: Reconstruct | None = None
     ) -> None:
         self._engine = engine
-        self._options = options
+        supported = tuple(scheme for scheme in SUPPORTED if scheme in engine.profile.schemes)
+        self._options = options = options if options.schemes is not None else replace(options, schemes=supported)
         self._folder = folder
         self._reconstruct = reconstruct
         self._judge = SemanticJudge()
@@ -158,7 +160,7 @@ class Bench:
     def _variants(self, path: Path, pixels: Pixels, other: Pixels | None) -> list[Variant]:
         schemes = self._schemes(pixels)
         targets = {str(target): target for target in self._options.targets}
-        targets |= {one.method: one.size for one in schemes if one.method in _VARYING and one.size is not None}
+        targets |= {one.method: one.size for one in schemes if one.method in VARYING and one.size is not None}
         return [*self._anchors(pixels, other), *schemes, *self._codecs(path, pixels, targets)]
 
     def _anchors(self, pixels: Pixels, other: Pixels | None) -> Iterator[Variant]:
@@ -177,7 +179,7 @@ class Bench:
 
     def _schemes(self, pixels: Pixels) -> list[Variant]:
         picture = self._picture(pixels)
-        records = [self._engine.encode([picture], scheme)[0] for scheme in self._options.schemes]
+        records = [self._engine.encode([picture], scheme)[0] for scheme in self._options.schemes or ()]
         made = self._engine.decode(records)
         size = (picture.width, picture.height)
         return [

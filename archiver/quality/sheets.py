@@ -9,16 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from archiver.quality.bench import Result, Row
+from archiver.quality.bench import VARYING, Result, Row
 
 _TILE, _GAP, _CAPTION = 220, 8, 34
 _PAPER, _INK, _ACCENT = "#f4f2ee", "#23211f", "#b3470b"
 _PER_PAGE = 4  # pictures
 
 
-def draw_strip(result: Result, same_bytes_as: str, codecs: Sequence[str]) -> Image.Image:
-    """Two rows of tiles: the original and the schemes, then the codecs at the bytes of one scheme."""
+def draw_strip(result: Result, codecs: Sequence[str]) -> Image.Image:
+    """Two rows of tiles: the original and the schemes, then the codecs at the bytes of the first scheme that varies."""
     tiles = list(zip(result.rows, result.pictures, strict=True))
+    targets = [row.target for row in result.rows if row.target]
+    same_bytes_as = next((target for target in (*VARYING, *targets) if target in targets), "")
     upper = [tile for tile in tiles if not tile[0].target and (tile[0].size or tile[0].method == "original")]
     lower = [tile for tile in tiles if tile[0].method in codecs and tile[0].target == same_bytes_as]
     columns = max(len(upper), len(lower))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event
 
@@ -90,7 +91,7 @@ def _autoencoder(folder: Path) -> Reconstruct | None:
 def study(
     paths: Sequence[Path], settings: Settings, options: Options, out: Path, stop: Event, advance: Callable[[Path], None]
 ) -> Report:
-    """Measure photographs and write `results.json`, `table.md`, `rate-distortion.png` and the contact sheets to `out`.
+    """Measure photographs and write `results.jsonl`, `table.md`, `rate-distortion.png` and the contact sheets to `out`.
 
     What was measured before, with the same weights and options, is taken from there. `advance` is told of each
     photograph that is done; once `stop` is set, the rest is left out. Raises NothingToMeasure, and what
@@ -98,51 +99,73 @@ def study(
     """
     began = time.monotonic()
     engine, reconstruct = open_subject(settings)
-    supported = tuple(scheme for scheme in options.schemes if scheme in engine.profile.schemes)
-    used = Options(supported, options.codecs, options.targets, options.whole, options.preset)
-    bench = Bench(engine, used, out / "cache", reconstruct)
-    summaries, strips, unreadable = Summaries(), [], []
-    measured: list[Path] = []
-    with (out / "results.json.partial").open("w", encoding="utf-8") as rows:
-        for path in paths:
-            if stop.is_set():
-                break
-            try:
-                result = bench.result(path, measured[-1] if measured else None)
-            except ImageRefused:
-                unreadable.append(path)
-                continue
-            measured.append(path)
-            summaries.add(result)
-            strips.append(_strip(result, used, out / "cache" / "strips" / f"{result.key}.png"))
-            rows.write("".join(json.dumps({"path": str(path)} | asdict(row)) + "\n" for row in result.rows))
-            advance(path)
-    if not measured:
-        raise NothingToMeasure(path=paths[0].parent)
-    (out / "results.json.partial").replace(out / "results.jsonl")
-    found = tuple(summaries.all())
+    with closing(engine):
+        gathered = _measure_all(paths, engine, reconstruct, options, out, stop, advance)
+    found = tuple(gathered.summaries.all())
     write_whole(out / "table.md", markdown(found).encode())
     plots.draw(found, out / "rate-distortion.png")
     return Report(
         profile=engine.profile.name,
         fingerprint=engine.profile.fingerprint,
         preset=settings.model.preset,
-        pictures=len(measured),
-        unreadable=tuple(unreadable),
+        pictures=len(gathered.measured),
+        unreadable=tuple(gathered.unreadable),
         seconds=time.monotonic() - began,
         summaries=found,
         table=out / "table.md",
         plot=out / "rate-distortion.png",
-        sheets=tuple(sheets.join_strips(strips, out)),
+        sheets=tuple(sheets.join_strips((strip for strip in gathered.strips if strip.exists()), out)),
     )
 
 
+@dataclass(slots=True)
+class _Gathered:
+    summaries: Summaries = field(default_factory=Summaries)
+    measured: list[Path] = field(default_factory=list)
+    unreadable: list[Path] = field(default_factory=list)
+    strips: list[Path] = field(default_factory=list)
+
+
+def _measure_all(
+    paths: Sequence[Path],
+    engine: Engine,
+    reconstruct: Reconstruct | None,
+    options: Options,
+    out: Path,
+    stop: Event,
+    advance: Callable[[Path], None],
+) -> _Gathered:
+    bench = Bench(engine, options, out / "cache", reconstruct)
+    gathered = _Gathered()
+    partial = out / "results.jsonl.partial"
+    with partial.open("w", encoding="utf-8") as rows:
+        for path in paths:
+            if stop.is_set():
+                break
+            try:
+                result = bench.result(path, gathered.measured[-1] if gathered.measured else None)
+            except ImageRefused:
+                gathered.unreadable.append(path)
+                continue
+            gathered.measured.append(path)
+            gathered.summaries.add(result)
+            gathered.strips.append(_strip(result, options, out / "cache" / "strips" / f"{result.key}.png"))
+            rows.write("".join(json.dumps({"path": str(path)} | asdict(row)) + "\n" for row in result.rows))
+            advance(path)
+    if not gathered.measured:
+        raise NothingToMeasure(path=paths[0].parent)
+    partial.replace(out / "results.jsonl")
+    return gathered
+
+
 def _strip(result: Result, options: Options, path: Path) -> Path:
-    """The contact sheet's part for one picture; drawn when it is measured, for its pixels are not kept."""
+    """The contact sheet's part for one picture; drawn when it is measured, for its pixels are not kept.
+
+    A process that was killed just then leaves none.
+    """
     if result.pictures:
         path.parent.mkdir(parents=True, exist_ok=True)
-        held_to = options.schemes[0].label if options.schemes else str(options.targets[-1])
-        sheets.draw_strip(result, held_to, options.codecs).save(path)
+        sheets.draw_strip(result, options.codecs).save(path)
     return path
 
 
