@@ -1,4 +1,4 @@
-"""Classical codecs as a careful user drives them: no metadata, default effort or more, colour at half the resolution."""
+"""Classical codecs as a careful user drives them: no metadata, default effort or more, colour at half resolution."""
 
 from __future__ import annotations
 
