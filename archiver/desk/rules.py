@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -67,8 +68,8 @@ class _Rule:
         wanted = self._settings
         return (
             (not wanted.process or any(_is_process(asker, pattern) for pattern in wanted.process))
-            and (not wanted.cgroup or any(fnmatchcase(asker.cgroup, pattern) for pattern in wanted.cgroup))
-            and (not wanted.user or bool({asker.user, str(asker.uid)} & set(wanted.user)))
+            and (not wanted.cgroup or _is_like(asker.cgroup, wanted.cgroup))
+            and (not wanted.user or (asker.uid >= 0 and bool({asker.user, str(asker.uid)} & set(wanted.user))))
             and (not wanted.tiers or tier in wanted.tiers)
             and (self._everywhere or (path is not None and self._lies_inside(path)))
         )
@@ -82,4 +83,8 @@ def _is_process(asker: Asker, pattern: str) -> bool:
         return fnmatchcase(asker.exe, pattern)
     if len(asker.comm) == _COMM_LENGTH and pattern[:_COMM_LENGTH] == asker.comm:
         return True
-    return any(name and fnmatchcase(name, pattern) for name in (asker.comm, PurePosixPath(asker.exe).name))
+    return any(_is_like(name, [pattern]) for name in (asker.comm, PurePosixPath(asker.exe).name))
+
+
+def _is_like(text: str, patterns: Sequence[str]) -> bool:
+    return bool(text) and any(fnmatchcase(text, pattern) for pattern in patterns)
