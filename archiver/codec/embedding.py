@@ -62,7 +62,7 @@ def quantise(vector: NDArray[np.float32], levels: int, rotation: int = 0) -> Emb
     # vector.
     candidates = (_nearest(rotated / (deviation * cell), levels) for cell in np.geomspace(0.3, 2.0, _SCALES))
     best = max(candidates, key=lambda codes: _cosine(_grid(codes, levels), rotated))
-    return EmbeddingCode(levels, rotation, _norm_of(_norm_byte(norm)), best)
+    return EmbeddingCode(levels, rotation, norm_of(norm_byte(norm)), best)
 
 
 def encode(code: EmbeddingCode) -> bytes:
@@ -71,7 +71,7 @@ def encode(code: EmbeddingCode) -> bytes:
     for digit in code.codes.tolist():
         number = number * code.levels + digit
     head = bytes((LEVELS.index(code.levels) << 4 | code.rotation,)) + varint(code.codes.size)
-    return head + bytes((_norm_byte(code.norm),)) + number.to_bytes(_digit_bytes(code.codes.size, code.levels), "big")
+    return head + bytes((norm_byte(code.norm),)) + number.to_bytes(_digit_bytes(code.codes.size, code.levels), "big")
 
 
 def decode(payload: bytes) -> EmbeddingCode:
@@ -85,7 +85,7 @@ def decode(payload: bytes) -> EmbeddingCode:
         raise RecordCorrupt(problem=f"the embedding has {which} for its levels")
     levels = LEVELS[which]
     dimensions = reader.varint("the embedding's dimensions", 1, MAX_DIMENSIONS)
-    norm = _norm_of(reader.byte("the embedding's norm"))
+    norm = norm_of(reader.byte("the embedding's norm"))
     number = int.from_bytes(reader.take(_digit_bytes(dimensions, levels), "the embedding"), "big")
     reader.finish("the embedding")
     codes = np.empty(dimensions, np.uint8)
@@ -137,10 +137,10 @@ def _digit_bytes(dimensions: int, levels: int) -> int:
     return (largest.bit_length() + 7) // 8
 
 
-def _norm_byte(norm: float) -> int:
+def norm_byte(norm: float) -> int:
     """0 for a zero vector, else a step of the logarithmic scale."""
     return int(np.clip(round(np.log2(norm) * _NORM_STEPS) + _NORM_BYTE_OF_ONE, 1, 255)) if norm else 0
 
 
-def _norm_of(byte: int) -> float:
+def norm_of(byte: int) -> float:
     return float(2 ** ((byte - _NORM_BYTE_OF_ONE) / _NORM_STEPS)) if byte else 0.0

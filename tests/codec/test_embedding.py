@@ -29,6 +29,20 @@ def test_more_levels_come_nearer(levels: int, floor: float, size: int) -> None:
         assert abs(np.linalg.norm(decoded) / np.linalg.norm(vector) - 1) < 0.03
 
 
+@given(st.integers(64, 1024), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=40)
+def test_one_two_and_four_bits_a_dimension_cost_that_and_come_nearer(dimensions: int, seed: int) -> None:
+    vector = np.random.default_rng(seed).standard_t(4, size=dimensions).astype(np.float32)
+    found = []
+    for bits in (1, 2, 4):
+        payload = embedding.encode(embedding.quantise(vector, 2**bits))
+        head = 3 if dimensions < 128 else 4
+        assert len(payload) == head + -(-bits * dimensions // 8)
+        found.append(cosine(vector, embedding.decode(payload).vector()))
+    assert found == sorted(found)
+    assert found[0] > 0.7 and found[1] > 0.9 and found[2] > 0.985
+
+
 def test_the_rotation_protects_embeddings_with_few_large_entries() -> None:
     vector = np.zeros(256, np.float32)
     vector[[3, 90]] = 5, -2
