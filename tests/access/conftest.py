@@ -9,9 +9,10 @@ import pytest
 from fixtures_fs import enter_private_mounts, need_root
 
 from tests.access.released import Released, open_folder, release_photographs
+from tests.access.watching import site
 from tests.lifecycle.conftest import random_vault
 
-__all__ = ["random_vault"]
+__all__ = ["random_vault", "site"]
 
 _RULES = """
 [[recall.rule]]

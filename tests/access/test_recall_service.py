@@ -4,6 +4,7 @@ nothing."""
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import signal
 import socket
@@ -18,6 +19,29 @@ from archiver.access.client import RecallClient
 from tests.access.watching import Site, generated, outcome, placeholder, put_placeholder, until, waits
 
 pytestmark = pytest.mark.root
+
+ALL_AT_ONCE = """
+import hashlib, pathlib, sys, threading
+paths = sorted(pathlib.Path(sys.argv[1]).glob("*.jpg"))
+together, found = threading.Barrier(len(paths)), {}
+def read(path):
+    together.wait()
+    found[path] = hashlib.sha256(path.read_bytes()).digest()
+threading.stack_size(1 << 18)
+threads = [threading.Thread(target=read, args=(path,)) for path in paths]
+for act in (threading.Thread.start, threading.Thread.join):
+    for thread in threads:
+        act(thread)
+sys.stdout.buffer.write(b"".join(found[path] for path in paths))
+"""
+
+
+def all_at_once(site: Site) -> subprocess.Popen[bytes]:
+    """One thread for each file of the disk; says what each has read, in order."""
+    command = [sys.executable, "-c", ALL_AT_ONCE, str(site.disk)]
+    readers = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    site.cleanup.callback(readers.kill)
+    return readers
 
 
 def test_a_reader_of_a_released_file_gets_the_image_in_the_same_inode(site: Site) -> None:
@@ -254,12 +278,26 @@ def test_a_reader_that_is_killed_leaves_nothing_behind(site: Site) -> None:
     assert site.read(path) == generated()
 
 
-def test_many_readers_at_once_all_get_their_image(site: Site) -> None:
-    paths = site.released(60)
+def test_five_hundred_readers_at_once_all_get_their_image(site: Site) -> None:
+    site.released(500)
     site.start()
     site.desk()
-    readers = [site.reader(path) for path in paths]
-    assert [outcome(reader) == generated() for reader in readers] == [True] * len(paths)
+    assert outcome(all_at_once(site)) == hashlib.sha256(generated()).digest() * 500
+
+
+@pytest.mark.parametrize("victim", ["responder", "supervisor", "desk"])
+def test_a_hundred_readers_survive_every_kill(site: Site, victim: str) -> None:
+    site.released(100)
+    service = site.start(reconnect=0.3)
+    desk = site.desk("hold")
+    readers = all_at_once(site)
+    for _ in range(100):
+        desk.expect("asked")
+    if victim == "desk":
+        desk.kill()
+    else:
+        os.kill(site.responder() if victim == "responder" else service.process.pid, signal.SIGKILL)
+    assert outcome(readers) == hashlib.sha256(placeholder()).digest() * 100
 
 
 def test_when_the_responder_is_killed_its_readers_go_on_and_the_next_ones_are_served(site: Site) -> None:

@@ -16,8 +16,11 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
+from fixtures_fs import Disk, unavailable
 
 import tests.formats.image_samples as made
+from archiver.access import fanotify
 from archiver.formats import build_placeholder
 from tests.access.answering_desk import FILLING
 
@@ -159,6 +162,18 @@ class Site:
             yield
         finally:
             os.kill(pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def site(tmp_path: Path, make_disk: Callable[..., Disk]) -> Iterator[Site]:
+    """An ext4 disk on which reads can be watched."""
+    try:
+        os.close(fanotify.open_group())
+    except OSError as error:
+        unavailable(f"fanotify: {error.strerror}")
+    with ExitStack() as cleanup:
+        (tmp_path / "run").mkdir()
+        yield Site(make_disk().path, tmp_path / "run" / "recall.sock", cleanup)
 
 
 def outcome(reader: subprocess.Popen[bytes]) -> bytes:

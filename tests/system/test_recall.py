@@ -139,6 +139,23 @@ def test_a_reader_that_comes_while_nobody_is_there_waits_for_the_next_process(
     assert outcome(reader) == generated()
 
 
+def test_nobody_waits_for_nobody_on_a_filesystem_that_the_service_needs_itself(
+    late: Watched, released: Callable[[str], Path]
+) -> None:
+    """Or it could not start again."""
+    paths = [released("a.jpg"), released("b.jpg")]
+    late.machine.write(f"{TIER}/config.toml", "")
+    late.machine.write(DROPIN, f"[Service]\nRestartSec=4s\nEnvironment=ARCHIVER_CONFIG={TIER}/config.toml\n")
+    late.machine.run("systemctl", "daemon-reload")
+    late.machine.run("systemctl", "restart", UNIT)
+    late.desk()
+    assert late.read(paths[0]) == generated()
+    late.kill(whom="all")
+    until(lambda: late.machine.show(UNIT, "SubState") == "auto-restart")
+    assert late.read(paths[1]) == placeholder()
+    assert late.machine.show(UNIT, "SubState") == "auto-restart"
+
+
 def test_readers_who_waited_when_it_was_killed_go_on_when_it_is_back(
     late: Watched, released: Callable[[str], Path]
 ) -> None:

@@ -1,0 +1,40 @@
+"""What the doctor says of recall on read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from archiver import doctor
+from archiver.config import Settings, TierSettings
+from archiver.doctor import Verdict
+from archiver.tiers.local import LocalTier
+from tests.access.watching import Site
+
+pytestmark = pytest.mark.root
+
+
+def finding(root: Path) -> doctor.Check:
+    tier = LocalTier(TierSettings(name="tier", path=root))
+    try:
+        return doctor._recall_on_read("tier", tier)
+    finally:
+        tier.close()
+
+
+def test_it_says_of_each_tier_by_what_its_readers_are_seen(site: Site) -> None:
+    seen = finding(site.disk)
+    assert (seen.verdict, seen.finding) == (Verdict.OK, "recall on read: when a file is read (FAN_PRE_ACCESS)")
+    memory = finding(Path("/dev/shm"))
+    assert (memory.verdict, memory.finding) == (
+        Verdict.WARNING,
+        "recall on read: when a file is opened (FAN_OPEN_PERM)",
+    )
+
+
+def test_it_says_whether_anybody_lets_readers_wait(site: Site) -> None:
+    settings = Settings.model_validate({"recall": {"socket": str(site.socket)}})
+    assert [check.verdict for check in doctor._recall_service(settings)] == [Verdict.WARNING]
+    site.start()
+    assert [check.verdict for check in doctor._recall_service(settings)] == [Verdict.OK]
