@@ -31,22 +31,22 @@ def shrink(pixels: NDArray[np.uint8], columns: int, rows: int) -> NDArray[np.uin
     Cells whose border falls within a pixel share it by area (box filter).
     """
     height, width, _ = pixels.shape
-    bands = _box(height, rows) @ pixels.reshape(height, -1).astype(np.float64)
-    means = _box(width, columns) @ bands.reshape(rows, width, -1)
+    bands = box(height, rows) @ pixels.reshape(height, -1).astype(np.float64)
+    means = box(width, columns) @ bands.reshape(rows, width, -1)
     return np.rint(means).astype(np.uint8)
 
 
 def area_means(maps: NDArray[np.float32], columns: int, rows: int) -> NDArray[np.float32]:
     """Means (..., rows, columns) of the cells of maps (..., h, w) of at least as many, shared by area."""
     height, width = maps.shape[-2:]
-    means: NDArray[np.float32] = (_box(height, rows) @ maps.astype(np.float64) @ _box(width, columns).T).astype(
+    means: NDArray[np.float32] = (box(height, rows) @ maps.astype(np.float64) @ box(width, columns).T).astype(
         np.float32
     )
     return means
 
 
-def _box(size: int, cells: int) -> NDArray[np.float64]:
-    """(cells, size): the share of each pixel in each cell's mean."""
+def box(size: int, cells: int) -> NDArray[np.float64]:
+    """(cells, size): the share of each of `size` pixels in the mean of each of `cells` cells, by area."""
     edges = np.arange(cells + 1) * (size / cells)
     pixels = np.arange(size)
     overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)

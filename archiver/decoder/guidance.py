@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from archiver.codec.colour import box
 from archiver.codec.dct import basis
 
 _TINY = 1e-12  # of a gradient's length, which is only divided by
@@ -80,7 +81,7 @@ def attention_guidance(
     """
     with torch.enable_grad():
         variable = z_t.detach().requires_grad_(True)
-        found = F.adaptive_avg_pool2d(attend(variable), (wanted.shape[-2], wanted.shape[-1]))
+        found = _area_means(attend(variable), wanted.shape[-2], wanted.shape[-1])
         distance = (found - wanted).square().mean((1, 2, 3))
         (gradient,) = torch.autograd.grad(distance.sum(), variable)
     distance = distance.detach()
@@ -106,6 +107,17 @@ def colour_correction(
     missing = strengths * (colours - F.adaptive_avg_pool2d(picture, (rows, columns)))
     wanted = picture + F.interpolate(missing, picture.shape[2:], mode="bilinear", align_corners=False)
     return x0 + encode(wanted.clamp(-1, 1)) - encode(picture.clamp(-1, 1))
+
+
+def _area_means(maps: Tensor, rows: int, columns: int) -> Tensor:
+    """As `archiver.codec.colour.area_means`, differentiably; products of matrices, whose gradient CUDA computes in one
+    order only.
+    """
+    down, across = (
+        torch.tensor(box(size, cells), dtype=maps.dtype, device=maps.device)
+        for size, cells in zip(maps.shape[2:], (rows, columns), strict=True)
+    )
+    return down @ maps @ across.T
 
 
 def _bases(latent: Tensor) -> tuple[Tensor, Tensor]:

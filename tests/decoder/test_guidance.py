@@ -101,3 +101,28 @@ def test_colour_correction_moves_the_means_where_it_may() -> None:
     assert after.abs().mean() < 0.3 * before.abs().mean()
     untouched = decode(guidance.colour_correction(encode(picture), wanted, 0.0, encode, decode))
     assert torch.allclose(untouched, picture, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (6, 8), (5, 7)])
+def test_attention_guidance_follows_the_gradient_of_coarser_maps(size: tuple[int, int]) -> None:
+    """On attention that is a plain function of the latent the step shortens the distance, each sample by itself."""
+    z = latent(size, 1)
+    rows, columns = (-(-side // 2) for side in size)
+    wanted = torch.full((2, 4, rows, columns), 0.3, dtype=torch.float64)
+
+    def attend(x: Tensor) -> Tensor:
+        return x * x.abs()
+
+    moved, before = guidance.attention_guidance(z, wanted, attend, 0.05)
+    assert before.shape == (2,)
+    _, after = guidance.attention_guidance(moved, wanted, attend, 0.0)
+    assert (after < before).all()
+    assert ((moved - z).flatten(1).norm(dim=1) <= 0.05 * z.flatten(1).norm(dim=1) + 1e-9).all()
+    alone, _ = guidance.attention_guidance(z[1:], wanted[1:], attend, 0.05)
+    assert torch.allclose(alone, moved[1:])
+
+
+def test_attention_that_is_reached_is_left_alone() -> None:
+    z = latent((8, 8), 1)
+    moved, distance = guidance.attention_guidance(z, z.clone(), lambda x: x, 0.5)
+    assert torch.equal(moved, z) and not distance.any()
