@@ -19,6 +19,7 @@ from archiver.access.client import RecallClient
 from archiver.access.protocol import How
 from archiver.catalog import Catalog
 from archiver.config import Settings, load
+from archiver.decoder import status as decoder_status
 from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, SystemRefused, from_os_error
 from archiver.lifecycle import journal
 from archiver.models.vault import Vault
@@ -72,7 +73,8 @@ def examine(config: Path) -> Report:
         return Report((_broken("configuration", error),))
     parts: list[tuple[str, Callable[[], Iterator[Check]]]] = [
         ("configuration", lambda: _configuration(config, settings)),
-        ("libraries", _libraries),
+        ("libraries", lambda: _libraries(settings)),
+        ("decoder", lambda: _decoder(settings)),
         ("privileges", _privileges),
         ("clock", lambda: _clock(settings)),
         ("vault", lambda: _vault(settings)),
@@ -115,13 +117,23 @@ def _configuration(path: Path, settings: Settings) -> Iterator[Check]:
             yield Check("configuration", Verdict.WARNING, f"{holder} can be read by other users", hint)
 
 
-def _libraries() -> Iterator[Check]:
+def _libraries(settings: Settings) -> Iterator[Check]:
     missing = [name for name in _LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
-        found = f"not installed: {', '.join(missing)}; nothing can be archived or recalled here"
+        lost = "archived or recalled" if settings.decoder.url is None else "archived"
+        found = f"not installed: {', '.join(missing)}; nothing can be {lost} here"
         yield Check("model libraries", Verdict.WARNING, found, "pip install 'archiver[decode]'")
     else:
         yield Check("model libraries", Verdict.OK, "installed")
+
+
+def _decoder(settings: Settings) -> Iterator[Check]:
+    """Whether the host that decodes for this one answers, if there is one."""
+    if settings.decoder.url is not None:
+        found = decoder_status.examine(settings)
+        profiles = ", ".join(found.profiles) or "no profile: it can decode nothing"
+        verdict = Verdict.OK if found.profiles else Verdict.WARNING
+        yield Check("decoder", verdict, f"{found.where}, version {found.version}, {profiles}")
 
 
 def _privileges() -> Iterator[Check]:

@@ -32,6 +32,7 @@ from archiver.decoder.remote import RemoteEngine
 from archiver.decoder.server import create_app
 from archiver.decoder.service import DecodeService
 from archiver.decoder.status import examine
+from archiver.doctor import examine as examine_all
 from archiver.errors import (
     ArchiverError,
     ConfigInvalid,
@@ -292,6 +293,16 @@ def test_a_caller_who_hangs_up_takes_what_has_not_begun_along(small: Small, tmp_
         assert sorted(seed for call in decoder.gate.calls for seed in call) == sorted(
             small.records[number].seed for number in (0, 1, 4)
         )
+
+
+def test_the_doctor_asks_the_decoder(decoder: Served, tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(TOKEN)
+    for port, verdict, words in ((decoder.port, "ok", "random-5"), (1, "broken", "refused")):
+        place = f'where = "http://127.0.0.1:{port}"\ntoken_file = "{tmp_path}/token"'
+        (tmp_path / "config.toml").write_text(f"[decoder]\n{place}\n")
+        (found,) = [check for check in examine_all(tmp_path / "config.toml").checks if check.subject == "decoder"]
+        assert found.verdict == verdict
+        assert words in found.finding
 
 
 # -- the way there -----------------------------------------------------------------------------------------------------
