@@ -89,6 +89,11 @@ def advice(settings: Settings, path: Path) -> Iterator[str]:
     holds_password = settings.catalog.url_file is not None or "***" in settings.redacted_url
     if holds_password and secret.exists() and secret.stat().st_mode & 0o077:
         yield f"{secret} can hold the catalog's password and others may read it: chmod 600"
+    for key in (settings.decoder.token_file, settings.decoder.key_file):
+        if key is not None and key.exists() and key.stat().st_mode & 0o077:
+            yield f"{key} lets whoever reads it decode, or pose as the decoder, and others may read it: chmod 600"
+    if (settings.decoder.url or "").startswith("http://"):
+        yield f"{settings.decoder.url}: token, records and pictures travel in the clear"
 
 
 def _catalog_keys(settings: Settings) -> Iterator[str]:
