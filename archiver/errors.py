@@ -532,6 +532,13 @@ class DeskUnreachable(ArchiverError):
     hint = "Recalls by readers are the work of the daemon: `archiver run`, or `systemctl start archiver`."
 
 
+class AnotherRecall(ArchiverError):
+    """another archiver-recall listens at {path}"""
+
+    exit_code = 7
+    hint = "One is enough for all tiers: `systemctl status archiver-recall`."
+
+
 class WatchingRefused(ArchiverError):
     """the kernel does not let archiver-recall watch reads: {reason}"""
 

@@ -7,6 +7,8 @@ import signal
 import sys
 import time
 
+from archiver.access.board import LIMIT
+
 _SELDOM = 60.0  # seconds between two lines of the same kind
 
 
@@ -27,7 +29,9 @@ class PipeLog:
             return child
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os.close(self._sink)
+        # The journal may wait for a reader's answer, and we for the journal: nothing else may depend on our end.
+        os.closerange(3, self._source)
+        os.closerange(self._source + 1, LIMIT)
         try:
             while data := os.read(self._source, 65536):
                 os.write(sys.stderr.fileno(), data)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import queue
+import resource
 import selectors
 import socket
 import time
@@ -22,17 +23,16 @@ from functools import partial
 from typing import TypeVar
 
 from archiver.access import fanotify, heads, reopen
-from archiver.access.board import LIMIT, Board, Who
+from archiver.access.board import Board, Who
 from archiver.access.fanotify import Event
 from archiver.access.heads import Finding
 from archiver.access.pipelog import PipeLog, describe
 from archiver.access.protocol import Ask, How, Withdrawn
 from archiver.access.readers import Reader, Readers, Spared
 from archiver.access.switchboard import Switchboard
-from archiver.access.terms import Groups, Terms
+from archiver.access.terms import Groups, Terms, suited
 
 _TICK = 1.0  # seconds between two heartbeats at most
-_MOST_WAITING = LIMIT // 4  # each has an event's descriptor and a pidfd, and what is left is for the others
 _HELPERS = 4
 _T = TypeVar("_T")
 
@@ -65,6 +65,8 @@ class Responder:
             self._spared.add(who)
         self._desk_left = time.monotonic()
         self._leave_by: float | None = None
+        # Each has an event's descriptor and a pidfd, and half of them is left for everything else.
+        self._most_waiting = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
         self._helpers = ThreadPoolExecutor(_HELPERS, "helper")
         self._results: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self._wake, woken = socket.socketpair(type=socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
@@ -157,7 +159,7 @@ class Responder:
             reader = self._waiting.add(group, event, self._terms.deadline)
             self._board.waits(event.fd, _who(event))
             self._unasked.append(reader)
-            if len(self._waiting) > _MOST_WAITING:
+            if len(self._waiting) > self._most_waiting:
                 self._log.seldom(f"{len(self._waiting)} readers wait: too many")
                 self._late(reader)
             return
@@ -253,7 +255,7 @@ class Responder:
 
     def answered(self, id: int, errno: int) -> None:
         if reader := self._waiting.take(id):
-            self._settle(reader, errno)
+            self._settle(reader, suited(errno, reader.event.pid))
 
     def watch(self, directory: int) -> tuple[How, int]:
         code = 0

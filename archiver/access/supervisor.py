@@ -31,7 +31,7 @@ from archiver.access.responder import Responder
 from archiver.access.switchboard import Switchboard
 from archiver.access.terms import Groups, Terms, system_devices
 from archiver.config import Settings
-from archiver.errors import ArchiverError, WatchingRefused
+from archiver.errors import AnotherRecall, ArchiverError, WatchingRefused
 
 _DEATHS, _WITHIN = 10, 60.0  # so many responders dead in so many seconds: something is wrong here
 _TICK = 1.0  # seconds
@@ -63,6 +63,7 @@ class Supervisor:
         self._leaving = False
         self._signalled, self._signal = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(self._signal, warn_on_full_buffer=False)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._leave)
 
@@ -193,8 +194,11 @@ def take_groups(kept: int | None, system: frozenset[int]) -> Groups:
 
 
 def listen(path: Path) -> socket.socket:
-    """The socket that the other archiver processes connect to."""
+    """The socket that the other archiver processes connect to. Raises AnotherRecall."""
     path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+    with connection() as probe, suppress(FileNotFoundError, ConnectionRefusedError):
+        probe.connect(str(path))
+        raise AnotherRecall(path=path)
     path.unlink(missing_ok=True)
     listener = connection()
     before = os.umask(0o177)
@@ -213,7 +217,7 @@ def terms_of(settings: Settings, hows: tuple[How, ...]) -> Terms:
 
 
 def serve(path: Path, terms: Terms, needed: Iterable[str | Path]) -> int:
-    """Listen at `path` and answer readers until stopped. Returns the exit code. Raises WatchingRefused.
+    """Listen at `path` and answer readers until stopped. Returns the exit code. Raises WatchingRefused, AnotherRecall.
 
     needed: files and folders that a new process of ours would open at its start, beside Python's own.
     """

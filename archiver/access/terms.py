@@ -32,10 +32,7 @@ class Terms:
 
     def denial(self, pid: int) -> int:
         """The errno for a reader that nobody can recall its file for; 0: the placeholder."""
-        if not self.refuse:
-            return 0
-        # The kernel's NFS server tells its client to come again, where EIO would be a failure for good.
-        return errno.EAGAIN if _is_nfs_server(pid) else errno.EIO
+        return suited(errno.EIO, pid) if self.refuse else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +55,11 @@ class Groups:
     def _shares_btrfs(self, directory: int) -> bool:
         # Each of its subvolumes is a device of its own, and one watch is on them all.
         return _BTRFS in self.system and fanotify.filesystem_type(directory) == _BTRFS
+
+
+def suited(denial: int, pid: int) -> int:
+    """The same errno, but for the kernel's NFS server: EAGAIN has its client come again, EIO would be for good."""
+    return errno.EAGAIN if denial == errno.EIO and _is_nfs_server(pid) else denial
 
 
 def system_devices(paths: Iterable[str | Path]) -> frozenset[int]:

@@ -16,7 +16,7 @@ import pytest
 from fixtures_fs import run
 
 from archiver.access.client import RecallClient
-from tests.access.watching import Site, generated, outcome, placeholder, put_placeholder, until, waits
+from tests.access.watching import Site, Talker, generated, outcome, placeholder, put_placeholder, until, waits
 
 pytestmark = pytest.mark.root
 
@@ -132,6 +132,36 @@ def test_a_stranger_is_turned_away(site: Site) -> None:
     done = subprocess.run(command, cwd=site.socket.parent, capture_output=True, text=True, check=True)
     assert done.stdout == "b''\n"
     service.expect("user 65534 was turned away")
+
+
+def test_there_is_one_of_it(site: Site) -> None:
+    site.start()
+    second = Talker("tests/access/short_service.py", str(site.socket), "deadline=1", stream="stderr")
+    second.expect("another archiver-recall listens")
+    assert second.process.wait(10) != 0
+    site.desk()
+
+
+def test_there_is_one_desk_until_it_has_gone(site: Site) -> None:
+    (path,) = site.released()
+    service = site.start()
+    first = site.desk("as-it-is")
+    second = Talker("tests/access/answering_desk.py", str(site.socket), str(site.disk), "fill")
+    site.cleanup.callback(second.kill)
+    service.expect("is the desk")
+    assert site.read(path) == placeholder()
+    first.kill()
+    second.expect("watched")
+    assert site.read(path) == generated()
+
+
+def test_a_reader_of_a_file_without_a_name_gets_the_image(site: Site) -> None:
+    (path,) = site.released()
+    site.start()
+    site.desk()
+    code = "import os, sys; f = open(sys.argv[1], 'rb', 0); os.unlink(sys.argv[1]); sys.stdout.buffer.write(f.read())"
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, check=True)
+    assert done.stdout == generated()
 
 
 def test_a_tool_cannot_answer_for_the_desk(site: Site) -> None:
