@@ -6,23 +6,37 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
+from io import BytesIO
 
 from archiver import formats
 from archiver.catalog.rows import Adopted, FileRow, Holding, NewRecord, State, held_name
+from archiver.codec import schemes
 from archiver.codec.record import Record
+from archiver.errors import EnvelopeDamaged, ImageRefused
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.placeholder import read_carried
+from archiver.lifecycle.rerelease import put_placeholder_back
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
+_PIECE = 1 << 16  # bytes; the first one of a whole image is not all zeros
+_START_OF_SCAN, _END_OF_JPEG = 0xDA, b"\xff\xd9"
+
 
 def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
     """Take a placeholder into the catalog as released, a generated image as recalled, with the record that it carries.
 
-    Its held original is found again by name if it is still there. Raises PlaceholderDamaged, RecordCorrupt, OSError.
+    Its held original is found again by name if it is still there. A generated image of which only the first block is
+    left becomes a placeholder again. Raises PlaceholderDamaged, RecordCorrupt, OSError.
     """
+    with hold(tier, row) as subject:
+        subject.require_unchanged()
+        only_a_head = _is_only_a_head(subject)
+    if only_a_head:
+        _put_placeholder_back(site, tier, row)
     with hold(tier, row) as subject:
         subject.require_unchanged()
         envelope, metadata = read_carried(subject, *formats.Kind)
@@ -48,6 +62,55 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
             )
         )
         return Outcome(subject.path, "adopt", Result.DONE, record_bytes=len(envelope.record))
+
+
+def _is_only_a_head(subject: Subject) -> bool:
+    """Whether nothing of a generated image is left but its first block.
+
+    A program that copies by the holes of a placeholder, which is filled while the program reads it, makes such files:
+    `tar -S` does.
+    """
+    with subject.reader() as file:
+        envelope = formats.read_envelope(file)
+        if envelope is None or envelope.kind is not formats.Kind.GENERATED:
+            return False
+        file.seek(formats.BLOCK)
+        while piece := file.read(_PIECE):
+            if piece.count(0) != len(piece):
+                return False
+    return True
+
+
+def _put_placeholder_back(site: Site, tier: LocalTier, row: FileRow) -> None:
+    """Make the placeholder of such a block; without the metadata where they stood behind it."""
+    site.require_noticing()
+    with hold(tier, row, os.O_RDWR) as subject:
+        subject.require_unchanged()
+        with subject.reader() as file:
+            block = file.read(formats.BLOCK)
+        envelope = formats.read_envelope(BytesIO(block))
+        assert envelope is not None  # _is_only_a_head has seen it
+        metadata = _metadata_within(block, envelope.source.format)
+        placeholder = replace(envelope, kind=formats.Kind.PLACEHOLDER)
+        preview = schemes.preview(Record.from_bytes(envelope.record))
+        head = formats.build_placeholder(placeholder, metadata, preview)
+        with fileops.write_lease(subject.fd, subject.path):
+            put_placeholder_back(subject, head)
+            site.forget(subject.fd)  # before anybody can open it
+
+
+def _metadata_within(block: bytes, format: formats.Format) -> formats.Metadata:
+    """What whole segments of it hold. Only JPEG has all its metadata before the picture."""
+    at = 2
+    while at + 4 <= len(block) and block[at + 1] != _START_OF_SCAN:
+        end = at + 2 + int.from_bytes(block[at + 2 : at + 4], "big")
+        if end > len(block):
+            break
+        at = end
+    try:
+        return formats.read_metadata(BytesIO(block[:at] + _END_OF_JPEG))
+    except (ImageRefused, EnvelopeDamaged):
+        return formats.Metadata(format)
 
 
 def _held(site: Site, subject: Subject, envelope: formats.Envelope) -> Holding | None:
