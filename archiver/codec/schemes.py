@@ -29,13 +29,17 @@ from archiver.codec.record import (
 )
 from archiver.errors import RecordCorrupt
 
-LABEL_CELLS = 2  # label cells along the side of a latent cell
+_LABEL_CELLS = (1, 2)  # label cells along the side of a latent cell
 _GREY = 128
 _LABEL_SCHEMES = (Scheme.SGC, Scheme.SESECO)
-_COLOUR_SIDE = 16  # cells of a colour map's long side [paper: 16x16]
-# Steps of luma and chroma, finest first: the first that fits is taken.
-_MAP_STEPS = ((8, 12), (12, 20), (16, 32), (24, 40), (32, 64), (48, 96), (96, 160))
-_DCT_STEPS = ((3, 6), (4, 8), (6, 12), (8, 16), (12, 24), (20, 40), (40, 80))
+# Cells of a colour map's long side: as in the papers, and for a network that was taught to take colours as a condition.
+_COLOUR_SIDE, _FINE_COLOUR_SIDE = 16, 32
+# That side at most, and steps of luma and chroma, finest first: the first that fits is taken.
+_MAP_RUNGS = (
+    *((32, 8, 12), (32, 12, 20), (32, 16, 32), (24, 12, 20), (24, 16, 32), (20, 12, 20), (20, 16, 32)),
+    *((16, 8, 12), (16, 12, 20), (16, 16, 32), (16, 24, 40), (16, 32, 64), (16, 48, 96), (16, 96, 160)),
+)
+_DCT_STEPS = ((2, 4), (3, 6), (4, 8), (6, 12), (8, 16), (12, 24), (20, 40), (40, 80))
 _DCT_KEPT = (256, 100)  # coefficients of luma and of each chroma
 # Cells of an attention map's long side, and bits: the first that fits is taken.
 _ATTENTION_STEPS = ((16, 4), (16, 3), (16, 2), (8, 4), (8, 3), (8, 2), (4, 2))
@@ -128,14 +132,18 @@ def compose(
             replace(bare, sections=(condition, Section(SectionKind.ATTENTION_MAP, payload)))
             for payload in _attention_payloads(facts.attention)
         )
-    colours = shrink(picture.pixels, *map_size(grid, _COLOUR_SIDE))
+    side = _FINE_COLOUR_SIDE if steering.colours_condition else _COLOUR_SIDE
     match scheme:
         case Scheme.G_COCLICO:
-            kind, rungs = SectionKind.COLOUR_DCT, _dct_payloads(colours)
+            kind, rungs = SectionKind.COLOUR_DCT, _dct_payloads(shrink(picture.pixels, *map_size(grid, side)))
         case Scheme.SESECO:
-            kind, rungs = SectionKind.REGION_COLOURS, _region_payloads(colours, facts.labels)
+            kind = SectionKind.REGION_COLOURS
+            rungs = (
+                region_colours.encode(colours, facts.labels, *steps) for colours, steps in _maps(picture, grid, side)
+            )
         case _:
-            kind, rungs = SectionKind.COLOUR_MAP, _map_payloads(colours)
+            kind = SectionKind.COLOUR_MAP
+            rungs = (colour_map.encode(colours, *steps) for colours, steps in _maps(picture, grid, side))
     return _finest_that_fits(replace(bare, sections=(condition, Section(kind, payload))) for payload in rungs)
 
 
@@ -150,12 +158,11 @@ def _dct_payloads(colours: NDArray[np.uint8]) -> Iterator[bytes]:
     return (dct.encode(colours, dct.Truncation(*_DCT_KEPT, *steps)) for steps in _DCT_STEPS)
 
 
-def _map_payloads(colours: NDArray[np.uint8]) -> Iterator[bytes]:
-    return (colour_map.encode(colours, *steps) for steps in _MAP_STEPS)
-
-
-def _region_payloads(colours: NDArray[np.uint8], labels: NDArray[np.uint8]) -> Iterator[bytes]:
-    return (region_colours.encode(colours, labels, *steps) for steps in _MAP_STEPS)
+def _maps(picture: Picture, grid: tuple[int, int], side: int) -> Iterator[tuple[NDArray[np.uint8], tuple[int, int]]]:
+    """A picture's colour maps and the steps to code them in, finest first; none has more than `side` cells a side."""
+    for rung, *steps in _MAP_RUNGS:
+        if rung <= side:
+            yield shrink(picture.pixels, *map_size(grid, rung)), (steps[0], steps[1])
 
 
 def _finest_that_fits(records: Iterator[Record]) -> Record:
@@ -175,7 +182,7 @@ def material(record: Record) -> Material:
     labels = code = None
     if record.scheme in _LABEL_SCHEMES:
         labels = label_map.decode(record.section(SectionKind.LABEL_MAP))
-        if labels.shape != (rows * LABEL_CELLS, columns * LABEL_CELLS):
+        if labels.shape not in ((rows * cells, columns * cells) for cells in _LABEL_CELLS):
             raise RecordCorrupt(problem="its label map does not fit its grid")
     elif record.scheme in SUPPORTED:
         code = embedding.decode(record.section(SectionKind.EMBEDDING)).vector()

@@ -15,6 +15,7 @@ from archiver.errors import ProfileInvalid, ProfileUnknown
 PROFILE_FILE = "profile.toml"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SMALL = 256  # pixels
 _MAX_TOML = 1 << 20
 
 
@@ -39,7 +40,8 @@ class Preset:
 class ProfileInfo:
     """A profile as its `profile.toml` describes it.
 
-    long_side: working size in pixels; sides are multiples of `multiple`, the pixels of a latent cell.
+    long_side: working size in pixels; sides are multiples of `multiple`, the pixels of one latent cell, or of two where
+    the semantic encoder needs it.
     words: how many label words there are. schemes: those that it codes. presets: its own, beside those of
     codec.schemes.
     """
@@ -63,6 +65,11 @@ class ProfileInfo:
     def key(self) -> bytes:
         """The first 8 bytes of the fingerprint, which records carry."""
         return self.fingerprint[:FINGERPRINT_BYTES]
+
+
+def enlarge_for(long_side: int) -> int:
+    """How many times larger a semantic encoder sees pictures of a working size: it was taught on 512 pixels."""
+    return 2 if long_side <= _SMALL else 1
 
 
 def read_profile(directory: Path) -> ProfileInfo:
@@ -104,7 +111,7 @@ def _parse(raw: dict[str, Any]) -> ProfileInfo:
         name=name,
         licence=str(raw["licence"]),
         long_side=int(raw["long_side"]),
-        multiple=int(raw["downscale"]),
+        multiple=int(raw["downscale"]) * 2 // enlarge_for(int(raw["long_side"])),
         words=int(raw["words"]),
         files=files,
         schemes=tuple(Scheme.parse(label) for label in raw["schemes"]) if "schemes" in raw else tuple(Scheme),

@@ -86,14 +86,20 @@ def test_a_record_gives_back_what_it_was_given(scheme: Scheme, grid: tuple[int, 
     if found.attention is not None and given.attention is not None and found.attention.shape == given.attention.shape:
         assert np.abs(found.attention - np.log2(given.attention.clip(1 / 8, 8))).max() < 0.8
     if scheme in WITH_COLOURS:
-        columns, rows = schemes.map_size(grid, 16)
         preview = schemes.preview(coded)
-        assert preview.shape == (rows, columns, 3)
+        rows, columns, _ = preview.shape
+        assert (columns, rows) == schemes.map_size(grid, min(32, max(columns, rows)))
         original = shrink(photograph(3, 16 * grid[0], 16 * grid[1]), columns, rows)
         assert np.abs(preview.astype(int) - original).mean() < 12
     else:
         assert schemes.colour_preview(coded) is None
         assert schemes.preview(coded).shape == (grid[1], grid[0], 3)
+
+
+def test_the_paper_s_colour_maps_have_16_cells_a_side_and_finer_ones_need_a_network_that_knows_them() -> None:
+    for scheme in WITH_COLOURS:
+        assert schemes.preview(record(scheme, 3, (32, 24), preset="paper")).shape == (12, 16, 3)
+    assert schemes.preview(record(Scheme.SGC, 3, (32, 24))).shape == (24, 32, 3)
 
 
 def test_the_same_picture_gives_the_same_record_and_another_one_another_seed() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,9 +59,9 @@ SIZES = [(64, 64), (64, 48), (48, 64), (64, 64)]
 PICTURES = [Picture(photograph(seed, *size), 40 * size[0], 40 * size[1]) for seed, size in enumerate(SIZES)]
 
 
-def packaged(folder: Path, seed: int) -> Path:
-    """A profile of small random networks' worth of weights with a quick preset."""
-    meta = save_profile(folder, init_random(seed, 64), "random", "CC0-1.0")
+def packaged(folder: Path, seed: int, long_side: int = 64) -> Path:
+    """A profile of random weights, for small pictures, with a quick preset."""
+    meta = save_profile(folder, init_random(seed, long_side), "random", "CC0-1.0")
     with (folder / "profile.toml").open("r+") as file:
         text = file.read()
         file.seek(0)
@@ -169,6 +170,20 @@ def test_every_part_of_a_record_shapes_the_picture(engine: Engine, scheme: Schem
             changed.append(replace(one, sections=(*one.sections[:index], section, *one.sections[index + 1 :])))
     plain, *pictures = engine.decode([one, *changed])
     assert all((plain != picture).any() for picture in pictures)
+
+
+def test_a_profile_of_larger_pictures_sees_them_as_they_are(tmp_path: Path) -> None:
+    vault = Vault(tmp_path / "vault")
+    profile = vault.import_directory(packaged(tmp_path / "wide", 2, 288))
+    assert (profile.long_side, profile.multiple) == (288, 32)
+    pictures = [Picture(photograph(seed, *size), 4000, 3000) for seed, size in enumerate([(288, 192), (96, 288)])]
+    with closing(LocalEngine(vault, profile, "quick", 2)) as engine:
+        for scheme in schemes.SUPPORTED:
+            records = engine.encode(pictures, scheme)
+            assert [decoded.shape for decoded in engine.decode(records)] == [(192, 288, 3), (288, 96, 3)]
+            if scheme in (Scheme.SGC, Scheme.SESECO):  # one label for each latent cell
+                labels = [schemes.material(record).labels for record in records]
+                assert [one.shape for one in labels if one is not None] == [(12, 18), (18, 6)]
 
 
 def test_an_old_record_is_decoded_by_its_own_profile_after_an_upgrade(

@@ -17,6 +17,7 @@ _STAGES = (
     (6, 3, 1, 320, 1),
 )
 HEAD_CHANNELS = 1280
+STRIDE = 32  # pixels along the side of a cell of the last map
 _MEAN = (0.485, 0.456, 0.406)
 _STD = (0.229, 0.224, 0.225)
 

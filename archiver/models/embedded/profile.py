@@ -18,6 +18,7 @@ from archiver.errors import ProfileInvalid, ProfileUnknown, WeightsDamaged
 from archiver.models.embedded.autoencoder import DOWNSCALE, LATENT_CHANNELS, Autoencoder
 from archiver.models.embedded.denoiser import EMBEDDING_DIM, TIMESTEPS, WORDS, Denoiser, cosine_alphas_cumprod
 from archiver.models.embedded.semantics import SemanticEncoder
+from archiver.models.profiles import enlarge_for
 
 PROFILE_FILE = "profile.toml"
 _FORMAT = "archiver-embedded-1"
@@ -53,6 +54,11 @@ class ProfileMeta:
     schedule: str
     prediction: str
     files: tuple[WeightFile, ...]
+
+    @property
+    def enlarge(self) -> int:
+        """How many times larger the semantic encoder sees pictures than they come."""
+        return enlarge_for(self.long_side)
 
     @property
     def digest(self) -> bytes:
@@ -117,15 +123,11 @@ class EmbeddedModels:
         return (1 - self.alphas_cumprod.double() / previous).float()
 
 
-_PARTS: dict[str, Callable[[], nn.Module]] = {
-    "autoencoder": Autoencoder,
-    "denoiser": Denoiser,
-    "semantics": SemanticEncoder,
+_PARTS: dict[str, Callable[[ProfileMeta], nn.Module]] = {
+    "autoencoder": lambda _: Autoencoder(),
+    "denoiser": lambda _: Denoiser(),
+    "semantics": lambda meta: SemanticEncoder(meta.enlarge),
 }
-
-
-def _networks() -> dict[str, nn.Module]:
-    return {name: make() for name, make in _PARTS.items()}
 
 
 def _models(networks: dict[str, nn.Module], meta: ProfileMeta) -> EmbeddedModels:
@@ -210,7 +212,7 @@ def load_network(directory: Path, meta: ProfileMeta, name: str) -> nn.Module:
     """
     path = directory / f"{name}.safetensors"
     _verify(directory, next(file for file in meta.files if file.name == path.name))
-    network = _PARTS[name]()
+    network = _PARTS[name](meta)
     try:
         network.load_state_dict({key: tensor.float() for key, tensor in load_file(path).items()})
     except (RuntimeError, ValueError, SafetensorError) as problem:
@@ -221,14 +223,15 @@ def load_network(directory: Path, meta: ProfileMeta, name: str) -> nn.Module:
 
 def init_random(seed: int, long_side: int = 256) -> EmbeddedModels:
     """Networks with random weights: the right shapes and speed, no meaning. For tests and as a start of training."""
+    meta = _meta(f"random-{seed}", "CC0-1.0", long_side, ())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        networks = _networks()
+        networks = {name: make(meta) for name, make in _PARTS.items()}
         for network in networks.values():
             for tensor in network.state_dict().values():
                 if not tensor.any():  # layers that start at zero would hide the conditions
                     tensor.normal_(0, 0.05)
-    return _models(networks, _meta(f"random-{seed}", "CC0-1.0", long_side, ()))
+    return _models(networks, meta)
 
 
 def save_profile(directory: Path, models: EmbeddedModels, name: str, licence: str) -> ProfileMeta:

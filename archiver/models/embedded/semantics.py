@@ -9,13 +9,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archiver.models.embedded.autoencoder import DOWNSCALE
-from archiver.models.embedded.backbone import HEAD_CHANNELS, EfficientNetLite0
+from archiver.models.embedded.backbone import HEAD_CHANNELS, STRIDE, EfficientNetLite0
 from archiver.models.embedded.denoiser import EMBEDDING_DIM, WORDS
 
 
 @dataclass(frozen=True, slots=True)
 class Semantics:
-    """embedding: (B, 256), about unit variance per dimension; labels: (B, 2h, 2w) int64 visual words 0..31."""
+    """embedding: (B, 256), about unit variance per dimension; labels: (B, rows, columns) int64 visual words 0..31, two
+    along the side of a cell of features.
+    """
 
     embedding: Tensor
     labels: Tensor
@@ -24,12 +26,13 @@ class Semantics:
 class SemanticEncoder(nn.Module):
     """Embedding (PCA-whitened pooled features) and label map (nearest of 32 visual words) of a picture.
 
-    The picture is enlarged twice before the network sees it, so that its last, most semantic map has one cell per
-    latent cell.
+    The network is shown pictures of about 512 pixels. `enlarge`: how many times larger than they come, 2 or 1; there
+    are as many label cells along the side of a latent cell.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, enlarge: int = 2) -> None:
         super().__init__()
+        self.enlarge = enlarge
         self.backbone = EfficientNetLite0()
         self.pooled_mean: Tensor
         self.whitening: Tensor
@@ -41,13 +44,16 @@ class SemanticEncoder(nn.Module):
         self.register_buffer("word_vectors", torch.zeros(WORDS, HEAD_CHANNELS))
 
     def features(self, x: Tensor) -> Tensor:
-        """Picture (B, 3, H, W) in [-1, 1], sides multiples of 16, to features (B, 1280, H/16, W/16).
+        """Picture (B, 3, H, W) in [-1, 1], sides multiples of 32 / enlarge, to features (B, 1280, H enlarge/32, ...).
 
         Raises ValueError for other sides.
         """
-        if x.shape[2] % DOWNSCALE or x.shape[3] % DOWNSCALE:
-            raise ValueError(f"sides {tuple(x.shape[2:])} are not multiples of {DOWNSCALE}")
-        features: Tensor = self.backbone(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False))
+        multiple = STRIDE // self.enlarge
+        if x.shape[2] % multiple or x.shape[3] % multiple:
+            raise ValueError(f"sides {tuple(x.shape[2:])} are not multiples of {multiple}")
+        if self.enlarge > 1:
+            x = F.interpolate(x, scale_factor=self.enlarge, mode="bilinear", align_corners=False)
+        features: Tensor = self.backbone(x)
         return features
 
     def embedding(self, features: Tensor) -> Tensor:
@@ -55,7 +61,7 @@ class SemanticEncoder(nn.Module):
         return (features.float().mean((2, 3)) - self.pooled_mean) @ self.whitening.T
 
     def labels(self, features: Tensor) -> Tensor:
-        """Visual words (B, 2h, 2w) of features (B, 1280, h, w).
+        """Visual words (B, 2h, 2w) of features (B, 1280, h, w), int64.
 
         Similarities are smoothed and enlarged before the maximum is taken: labels themselves cannot be interpolated.
         """
@@ -65,7 +71,7 @@ class SemanticEncoder(nn.Module):
         return F.interpolate(similarity, scale_factor=2, mode="bilinear", align_corners=False).argmax(1)
 
     def forward(self, x: Tensor) -> Semantics:
-        """Embedding and label map of pictures (B, 3, H, W) in [-1, 1], sides multiples of 16."""
+        """Embedding and label map of pictures (B, 3, H, W) in [-1, 1], sides multiples of 32 / enlarge."""
         features = self.features(x)
         return Semantics(self.embedding(features), self.labels(features))
 
