@@ -2,14 +2,16 @@
 
     python benchmarks/recall.py hot [--files N] [--rounds R] [--json]      resident files: watched over unwatched
     python benchmarks/recall.py trip [--files N] [--json]                  kernel -> archiver-recall -> desk and back
+    python benchmarks/recall.py latency [--files N] [--width W] [--json]   recalls by the real desk, beside the decode
     python benchmarks/recall.py marks [--folders N] [--files N] [--json]   memory: a mark a folder, or one a filesystem
 
 `hot` reads photographs of 3 MiB on two disks from the page cache, turn by turn, after each was read once; one disk is
 watched, and for every file the best round counts. Whole files are read by one call, as Python and Pillow do, in chunks
 of 128 KiB, as `cat` does, and in blocks of 4 KiB: what a watch costs, it costs for every call. `disk` is chunks of
 files that are not in the page cache. The bar is 0.99. `trip` reads resident files for the first time, and placeholders
-that a desk answers for at once, without filling them: what a recall takes over its decode and its write. `marks` drops
-the kernel's caches of inodes and names to see what marks keep in memory.
+that a desk answers for at once, without filling them: what a recall takes over its decode and its write. `latency` has
+photographs recalled, one after the other, by archiver-recall and the daemon's desk as they run, with weights that mean
+nothing. `marks` drops the kernel's caches of inodes and names to see what marks keep in memory.
 """
 
 from __future__ import annotations
@@ -144,27 +146,33 @@ class Desk:
 
 
 @contextmanager
-def watching(work: Path, root: Path) -> Iterator[None]:
-    """archiver-recall watches a disk, and this process is its desk."""
+def serving(work: Path) -> Iterator[Path]:
+    """archiver-recall, at this socket."""
     socket = work / "run" / "recall.sock"
     socket.parent.mkdir()
     service = subprocess.Popen([sys.executable, "-c", SERVICE, str(socket)], stderr=subprocess.DEVNULL)
     try:
         while not socket.exists():
             time.sleep(0.05)
-        desk = Desk()
-        with RecallClient(socket, desk) as client:
-            desk.client = client
-            while not client.connected:
-                time.sleep(0.05)
-            descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
-            client.watch(root.name, descriptor)
-            client.forget(descriptor)  # comes back after the watch is there
-            yield
-            os.close(descriptor)
+        yield socket
     finally:
         service.terminate()
         service.wait()
+
+
+@contextmanager
+def watching(work: Path, root: Path) -> Iterator[None]:
+    """archiver-recall watches a disk, and this process is its desk."""
+    desk = Desk()
+    with serving(work) as socket, RecallClient(socket, desk) as client:
+        desk.client = client
+        while not client.connected:
+            time.sleep(0.05)
+        descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        client.watch(root.name, descriptor)
+        client.forget(descriptor)  # comes back after the watch is there
+        yield
+        os.close(descriptor)
 
 
 def hot(work: Path, options: argparse.Namespace, cleanup: ExitStack) -> list[Figure]:
@@ -213,6 +221,23 @@ def trip(work: Path, options: argparse.Namespace, cleanup: ExitStack) -> list[Fi
         percentiles = np.percentile(np.array(times) * 1e6, [50, 99])
         figures += [
             Figure(f"{what}, {name}", float(value), "us")
+            for name, value in zip(("median", "99th percentile"), percentiles, strict=True)
+        ]
+    return figures
+
+
+def latency(work: Path, options: argparse.Namespace, cleanup: ExitStack) -> list[Figure]:
+    from recall_latency import latencies, released  # beside this file; imports the models
+
+    root = cleanup.enter_context(disk(work, "tier"))
+    site, paths = released(work, root, options, cleanup)
+    cleanup.enter_context(serving(work))
+    reader = Reader(cleanup)
+    figures = []
+    for what, times in latencies(site, paths, lambda path: reader.ask("first", [path])[0], cleanup):
+        percentiles = np.percentile(np.array(times) * 1e3, [50, 99])
+        figures += [
+            Figure(f"{what}, {name}", float(value), "ms")
             for name, value in zip(("median", "99th percentile"), percentiles, strict=True)
         ]
     return figures
@@ -280,6 +305,7 @@ def main() -> None:
     numbers: dict[str, tuple[Callable[..., list[Figure]], dict[str, int]]] = {
         "hot": (hot, {"files": 16, "rounds": 150}),
         "trip": (trip, {"files": 500}),
+        "latency": (latency, {"files": 100, "width": 1600}),
         "marks": (marks, {"folders": 10_000, "files": 50_000}),
     }
     for verb, (_, defaults) in numbers.items():
