@@ -72,7 +72,8 @@ class Mirror:
         """What is asked of kernel and library."""
         want = fuse_binding.CAP_SPLICE_WRITE | fuse_binding.CAP_SPLICE_MOVE
         want |= fuse_binding.CAP_DONT_MASK | fuse_binding.CAP_POSIX_ACL
-        leave = fuse_binding.CAP_READDIRPLUS  # libfuse would look up each name as the kernel would
+        # libfuse would look up each name as the kernel would; and each read would ask for the time of the last change.
+        leave = fuse_binding.CAP_READDIRPLUS | fuse_binding.CAP_AUTO_INVAL_DATA
         connection.want = (connection.want | want & connection.capable) & ~leave
         connection.max_background, connection.congestion_threshold = _KEPT_WAITING, _KEPT_WAITING * 3 // 4
         config.use_ino = 1

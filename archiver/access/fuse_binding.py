@@ -18,6 +18,7 @@ import mfusepy
 # libfuse's fuse_common.h
 CAP_SPLICE_WRITE, CAP_SPLICE_MOVE = 1 << 7, 1 << 8
 CAP_DONT_MASK = 1 << 6
+CAP_AUTO_INVAL_DATA = 1 << 12
 CAP_READDIRPLUS = 1 << 13
 CAP_POSIX_ACL = 1 << 19
 

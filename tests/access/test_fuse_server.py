@@ -98,3 +98,24 @@ def test_the_background_is_entered_when_it_is_mounted(tier: Released, tmp_path: 
         assert (where / "wide.jpg").stat().st_size
     finally:
         subprocess.run(["umount", where], check=True)
+
+
+@pytest.mark.parametrize("on_failure", ["placeholder", "error"])
+def test_without_its_weights_a_released_file_is_a_placeholder_or_an_error(
+    tier: Released, tmp_path: Path, on_failure: str
+) -> None:
+    (tmp_path / "vault").mkdir()
+    config = tier.configured(f"{on_failure}.toml", f'on_failure = "{on_failure}"')
+    vault = str(tier.settings.vault.path)
+    config.write_text(config.read_text().replace(vault, f"{tmp_path}/vault").replace('"random-7"', '"embedded-1"'))
+    with mounted(config, tier.root, tmp_path / "seen") as mount:
+        if on_failure == "placeholder":
+            assert kind_of(mount.path / "wide.jpg") is Kind.PLACEHOLDER
+        else:
+            with pytest.raises(OSError) as caught:
+                (mount.path / "wide.jpg").read_bytes()
+            assert caught.value.errno == errno.EIO
+        with pytest.raises(OSError) as caught, (mount.path / "wide.jpg").open("r+b", buffering=0) as file:
+            file.write(b"half")
+        assert caught.value.errno == errno.EIO, "half a placeholder"
+    assert kind_of(tier.root / "wide.jpg") is Kind.PLACEHOLDER
