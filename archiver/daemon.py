@@ -205,8 +205,7 @@ class _Jobs:
 
     def log(self, tally: Tally, what: str) -> None:
         counts = ", ".join(f"{act} {result} {count}" for (act, result), count in sorted(tally.counts.items()))
-        if counts:
-            _LOG.info("%s: %s", what, counts)
+        _LOG.info("%s: %s", what, counts or "nothing to do")
 
     @contextmanager
     def _surviving(self, what: str) -> Iterator[None]:

@@ -18,8 +18,9 @@ def configure(settings: LogSettings) -> None:
     logger.setLevel(settings.level.upper())
     logger.handlers[:] = [_journal() if _wants_journal(settings) else _lines()]
     logger.propagate = False
-    # Its own account of every job is noise beside ours; what goes wrong in it is not.
-    logging.getLogger("apscheduler").setLevel(logging.WARNING)
+    # Its own account of every job is noise beside ours, and so is its warning that a job still runs when its time has
+    # come again: that is how a short interval is meant. What goes wrong in it is not.
+    logging.getLogger("apscheduler").setLevel(logging.ERROR)
 
 
 def _wants_journal(settings: LogSettings) -> bool:

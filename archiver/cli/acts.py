@@ -101,9 +101,15 @@ def undo(invocation: Invocation, paths: tuple[Path, ...], to: Path | None) -> in
 
 
 def _targets(invocation: Invocation, targets: tuple[str, ...]) -> tuple[list[str] | None, list[Path] | None]:
-    """A bare word that names a tier is that tier; anything else is a path. Both at once are refused."""
-    known = {tier.name for tier in invocation.settings.tier}
+    """A bare word that names a tier is that tier; anything else is a path. Both at once are refused, and so is a word
+    that could be meant either way.
+    """
+    known = {tier.name: tier.path for tier in invocation.settings.tier}
     names = [target for target in targets if target in known]
+    for name in names:
+        here = Path(name)
+        if here.exists() and here.resolve() != known[name].resolve():
+            raise click.UsageError(f"{name} is a tier, and something else here: write ./{name} for what is here")
     paths = [Path(target) for target in targets if target not in known]
     if names and paths:
         raise click.UsageError(f"{paths[0]} is no tier: name tiers or paths, not both")

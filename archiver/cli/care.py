@@ -116,19 +116,19 @@ def reconcile(invocation: Invocation) -> int:
 
 @click.command(
     cls=VerbCommand,
-    example="""
-    archiver db upgrade     # an empty catalog
-    archiver rebuild
-    """,
+    example="archiver rebuild",
 )
 @pass_invocation
 def rebuild(invocation: Invocation) -> int:
     """Build the catalog anew from placeholders alone.
 
-    For the day the catalog is lost: scans every tier, opens each image and takes up those that carry a record, with
-    the originals still held for them. Safe on a catalog that is only partly lost.
+    For the day the catalog is lost: makes an empty one where there is none, scans every tier, opens each image and
+    takes up those that carry a record, with the originals still held for them. Safe on a catalog that is only partly
+    lost.
     """
+    from archiver.catalog.schema import upgrade
     from archiver.lifecycle.rebuild import rebuild as run
 
+    upgrade(invocation.settings.catalog_url)
     with open_site(invocation.settings) as site:
         return report(invocation, "rebuilding", lambda listener, stop: run(site, listener=listener, stop=stop))

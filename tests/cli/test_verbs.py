@@ -299,11 +299,22 @@ def test_verify_finds_a_damaged_held_original(released: Installation) -> None:
     assert "does not match its recorded hash" in answer.out
 
 
+def test_a_word_that_is_a_tier_and_a_folder_here_is_asked_about(
+    released: Installation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "photos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    answer = released.run("archive", "photos")
+    assert answer.code == 2
+    assert "./photos" in answer.err
+    monkeypatch.chdir(released.photos.parent)  # the tier's own folder: both mean the same
+    released.run("archive", "photos").ok()
+
+
 def test_a_lost_catalog_is_rebuilt_from_the_placeholders(released: Installation, tmp_path: Path) -> None:
     shutil.move(tmp_path / "state", tmp_path / "lost")
     shutil.copytree(tmp_path / "lost" / "vault", tmp_path / "state" / "vault", symlinks=True)
     assert released.run("status").code == 3
-    released.run("db", "upgrade").ok()
     released.run("rebuild").ok()
     assert states(released) == {"released": 3}
     released.run("undo", released.photos / "rome.jpg").ok()
