@@ -12,16 +12,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import resource
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from archiver.catalog.rows import Act
 from archiver.codec.record import Record
+from archiver.decoder.engine import Generated
 from archiver.desk.asker import Asker
 from archiver.desk.budget import READ_BY, Budget
 from archiver.desk.history import Ending, History, printable
@@ -31,15 +30,15 @@ from archiver.desk.report import Report, Share
 from archiver.desk.rules import Action, Rules, Ruling
 from archiver.desk.vigil import Vigil
 from archiver.desk.waiting import FairQueue
-from archiver.desk.work import Request, kind_of, recall_open_file
+from archiver.desk.work import Request, recall_open_file
 from archiver.errors import ArchiverError, FileBusy, from_os_error
-from archiver.formats import Kind
 from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.site import Site
 
 _LOG = logging.getLogger("archiver.desk")
 _BUSY_RETRY = 0.1  # seconds until a file is tried again that another archiver process acts on; it does not tell when
 _COMMIT_PATIENCE = 2.0  # seconds that readers wait for the catalog once the whole image stands in the file
+_OTHERS = 1024  # descriptors that the rest of the process may use
 _SHOWN = 100  # entries of a list in a report
 
 _Who = tuple[str, str]  # process and user
@@ -72,6 +71,7 @@ class RecallDesk:
     def start(self) -> None:
         """Begin to answer. Raises CatalogUnavailable."""
         self._budget.load(self._site.catalog)
+        _make_room(2 * self._settings.waiting)
         self._vigil.start()
         for worker in self._workers:
             worker.start()
@@ -254,7 +254,7 @@ class RecallDesk:
             return
         except (ArchiverError, OSError) as error:
             failure = from_os_error(error, job.place.path) if isinstance(error, OSError) else error
-            if _stands_whole(job.fd):
+            if job.stage is Stage.COMMITTING:
                 # Only the catalog could not be told: the journal has it, and the next reconcile tells it.
                 self._finish(job, Ending.RECALLED, failure.message)
             else:
@@ -309,12 +309,12 @@ class RecallDesk:
 
     # -- what a worker reports -----------------------------------------------------------------------------------------
 
-    def decode(self, job: Job, record: Record) -> NDArray[np.uint8]:
+    def decode(self, job: Job, record: Record) -> Generated:
         """The picture of a job's record, at the job's priority."""
         with self._lock:
             deadline = max((reader.deadline for reader in job.readers), default=None)
             priority = job.priority
-        return self._site.engine.decode([record], priority=priority, deadline=deadline)[0]
+        return self._site.engine.generate([record], priority=priority, deadline=deadline)[0]
 
     def begin_to_write(self, job: Job) -> bool:
         """Whether anybody still waits for the file."""
@@ -370,13 +370,26 @@ class RecallDesk:
         )
 
 
+def _make_room(descriptors: int) -> None:
+    """Each reader has two of them, and one that cannot be received would end the connection it came by."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = descriptors + _OTHERS
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        _LOG.warning(
+            "%d descriptors are too few for all readers that may wait; %d would do (LimitNOFILE=)", hard, wanted
+        )
+        wanted = hard
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 class _Progress:
     """What one recall asks and tells."""
 
     def __init__(self, desk: RecallDesk, job: Job) -> None:
         self._desk, self._job = desk, job
 
-    def decode(self, record: Record) -> NDArray[np.uint8]:
+    def decode(self, record: Record) -> Generated:
         return self._desk.decode(self._job, record)
 
     def is_wanted(self) -> bool:
@@ -402,10 +415,3 @@ def _shares(waiting: Counter[_Who], ended: dict[_Who, Counter[Ending]]) -> list[
         )
         shares.append(share)
     return sorted(shares, key=lambda share: (-share.waiting, -share.recalled, share.process, share.user))
-
-
-def _stands_whole(fd: int) -> bool:
-    try:
-        return kind_of(fd) is Kind.GENERATED
-    except (ArchiverError, OSError):
-        return False

@@ -8,12 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from archiver import formats
 from archiver.catalog.rows import FileRow, State, Version
 from archiver.codec.record import Record
+from archiver.decoder.engine import Generated
 from archiver.desk.place import Place
 from archiver.errors import FileVanished, NotTracked, StateConflict, TierBeingScanned, TierNotScanned, TierUnreachable
 from archiver.formats import Kind
@@ -35,8 +33,8 @@ _Row = tuple[LocalTier, FileRow]
 class Progress(Protocol):
     """What a recall asks and tells on its way."""
 
-    def decode(self, record: Record) -> NDArray[np.uint8]:
-        """The picture. Raises the errors of the models."""
+    def decode(self, record: Record) -> Generated:
+        """The picture, and what made it. Raises the errors of the models."""
         ...
 
     def is_wanted(self) -> bool:
@@ -74,13 +72,13 @@ def recall_open_file(site: Site, request: Request, progress: Progress) -> Outcom
         carried = carried_by_released(site, file) if isinstance(file, Subject) else carried_by(file)
         if exact.is_exact(carried.record.scheme):
             return _restored(site, file, carried, request, progress)
-        pixels = progress.decode(carried.record)
+        generated = progress.decode(carried.record)
         arrow("recall.decoded")
         if not progress.is_wanted():
             return Outcome(file.path, "recall", Result.SKIPPED, "nobody waits for it any more")
         if isinstance(file, Subject):
-            return fill(site, file, carried, pixels, asker=request.asker, written=progress.written)
-        return fill_unlisted(site, file, carried, pixels, written=progress.written)
+            return fill(site, file, carried, generated, asker=request.asker, written=progress.written)
+        return fill_unlisted(site, file, carried, generated, written=progress.written)
 
 
 def _restored(site: Site, file: OpenFile, carried: Carried, request: Request, progress: Progress) -> Outcome:

@@ -10,12 +10,10 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
 from archiver import __version__, formats
 from archiver.codec import schemes
 from archiver.codec.record import Record
+from archiver.decoder.engine import Generated
 from archiver.errors import PlaceholderDamaged
 from archiver.formats import BLOCK, Envelope, Kind, Label, Metadata
 from archiver.lifecycle import reconcile
@@ -61,7 +59,7 @@ def fill(
     site: Site,
     subject: Subject,
     carried: Carried,
-    pixels: NDArray[np.uint8],
+    generated: Generated,
     *,
     asker: str = "",
     written: Callable[[], None] = _nothing,
@@ -71,7 +69,7 @@ def fill(
     `written` is called between the last two: the whole image stands in the file then, durably.
     Raises FileModified, ImageRefused (no quality fits the length), StateConflict, OSError; settled then.
     """
-    image = render(site, carried, pixels)
+    image = render(site, carried, generated)
     row = subject.row
     assert row.record_id is not None  # carried_by_released compared it
     before = fileops.allocated_bytes(subject.fd)
@@ -92,7 +90,7 @@ def fill_unlisted(
     site: Site,
     file: OpenFile,
     carried: Carried,
-    pixels: NDArray[np.uint8],
+    generated: Generated,
     *,
     written: Callable[[], None] = _nothing,
 ) -> Outcome:
@@ -101,7 +99,7 @@ def fill_unlisted(
     There is no journal to note it in. Where it dies the placeholder stands, with space behind its head that the next
     fill uses. Raises ImageRefused, OSError.
     """
-    image = render(site, carried, pixels)
+    image = render(site, carried, generated)
     # Its metadata may stand behind the first block, and nothing else has it: it goes last too, in the same write.
     head = len(formats.build_placeholder(carried.envelope, carried.metadata, schemes.preview(carried.record)))
     before = fileops.allocated_bytes(file.fd)
@@ -118,8 +116,8 @@ def fill_unlisted(
     return _done(file, carried, before)
 
 
-def render(site: Site, carried: Carried, pixels: NDArray[np.uint8]) -> bytes:
-    """The generated file: `pixels` at the source's dimensions, format and exact length, labelled as synthetic.
+def render(site: Site, carried: Carried, generated: Generated) -> bytes:
+    """The generated file: the picture at the source's dimensions, format and exact length, labelled as synthetic.
 
     Raises ImageRefused when no quality fits the length.
     """
@@ -128,11 +126,11 @@ def render(site: Site, carried: Carried, pixels: NDArray[np.uint8]) -> bytes:
         scheme=record.scheme.label,
         profile=site.engine.profile_of(record).name,
         source_sha256=source.sha256,
-        device=site.engine.device,
+        device=generated.device,
         version=__version__,
     )
-    generated = Envelope(kind=Kind.GENERATED, record=carried.envelope.record, source=source)
-    image = formats.encode_exact(pixels, generated, carried.metadata, label)
+    envelope = Envelope(kind=Kind.GENERATED, record=carried.envelope.record, source=source)
+    image = formats.encode_exact(generated.pixels, envelope, carried.metadata, label)
     if len(image) != source.length:
         raise AssertionError(f"{len(image)} bytes generated for a file of {source.length}")
     return image

@@ -58,10 +58,10 @@ def recall(site: Site, paths: Sequence[Path], *, listener: Listener = ignore, st
                 act = partial(exact.restore, site, request.subject, request.carried.envelope)
                 tell(_attempt(request.subject.path, act))
             if generated := [request for request in requests if request not in exactly]:
-                decoded = site.engine.decode([request.carried.record for request in generated])
+                decoded = site.engine.generate([request.carried.record for request in generated])
                 arrow("recall.decoded")
-                for request, pixels in zip(generated, decoded, strict=True):
-                    act = partial(fill, site, request.subject, request.carried, pixels)
+                for request, picture in zip(generated, decoded, strict=True):
+                    act = partial(fill, site, request.subject, request.carried, picture)
                     tell(_attempt(request.subject.path, act))
         finally:
             for request in requests:

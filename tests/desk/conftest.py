@@ -141,9 +141,9 @@ class Gate:
     def __getattr__(self, name: str) -> object:
         return getattr(self._engine, name)
 
-    def decode(self, records, **how):
+    def generate(self, records, **how):
         with self._lock:
             self.decodes += len(records)
         self.reached.release()
         assert self._open.wait(PATIENCE)
-        return self._engine.decode(records, **how)
+        return self._engine.generate(records, **how)

@@ -57,8 +57,6 @@ def test_a_reader_at_a_screen_goes_before_a_backup(site: Site, released: list[Pa
 def test_five_hundred_readers_of_five_hundred_files_are_each_served(
     site: Site, released: list[Path], tmp_path: Path
 ) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
     source = released[1]
     copies = [tmp_path / "copies" / f"{number}.png" for number in range(500)]
     copies[0].parent.mkdir()
@@ -66,9 +64,9 @@ def test_five_hundred_readers_of_five_hundred_files_are_each_served(
         shutil.copy2(source, copy)
     recall(site, [source])
     image = source.read_bytes()
-    decoded_once = site.engine.decode([_record_of(copies[0])])[0]
+    decoded_once = site.engine.generate([_record_of(copies[0])])[0]
     gate = Gate(site)
-    gate.decode = lambda records, **_: [decoded_once]  # type: ignore[method-assign] # the model's own work is not what is tested
+    gate.generate = lambda records, **_: [decoded_once]  # type: ignore[method-assign] # the model's own work is not what is tested
     threads = threading.active_count()
     with desk_of(site, concurrent=4, waiting=500) as desk:
         waiting = [ask(desk, copy) for copy in copies]
@@ -76,7 +74,6 @@ def test_five_hundred_readers_of_five_hundred_files_are_each_served(
         assert {one.verdict().ending for one in waiting} == {Ending.RECALLED}
         assert desk.report().last_hour == 500
     assert all(copy.read_bytes() == image for copy in copies)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def _record_of(path: Path):
@@ -86,6 +83,16 @@ def _record_of(path: Path):
         envelope = formats.read_envelope(file)
     assert envelope is not None
     return Record.from_bytes(envelope.record)
+
+
+def test_every_reader_that_may_wait_has_room_for_its_descriptors(site: Site) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        with desk_of(site, waiting=4096):
+            assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] >= min(hard, 2 * 4096)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_who_comes_when_all_places_are_taken_is_told_at_once(site: Site, released: list[Path]) -> None:

@@ -1,0 +1,46 @@
+"""A disk that is full: the placeholder stays as it is, and its reader is told."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+from fixtures_fs import Disk
+
+from archiver.catalog.rows import State
+from archiver.catalog.schema import upgrade
+from archiver.decoder.engine import Engine
+from archiver.desk.history import Ending
+from archiver.lifecycle.archive import archive
+from archiver.lifecycle.site import open_site
+from tests.desk.conftest import ask, desk_of
+from tests.lifecycle.conftest import make_settings, photograph, row_of, scan_all
+
+pytestmark = pytest.mark.root
+
+
+def test_a_full_disk_leaves_the_placeholder_and_its_reader_an_error(
+    small_disk: Disk, tmp_path: Path, random_vault: Path, engine: Engine
+) -> None:
+    path = small_disk.path / "a.jpg"
+    photograph(1, (640, 480)).save(path, quality=95)
+    settings = make_settings(tmp_path, small_disk.path, random_vault)
+    upgrade(settings.catalog_url)
+    with open_site(settings) as site:
+        site._engine = engine
+        scan_all(site)
+        archive(site)
+        before, stat = path.read_bytes(), path.stat()
+        ballast = small_disk.fill(leave=16 * 1024)
+        with desk_of(site, on_failure="error") as desk:
+            verdict = ask(desk, path).verdict()
+            assert (verdict.errno, verdict.ending) == (errno.EIO, Ending.FAILED)
+            assert "no space left" in verdict.reason
+            assert path.read_bytes() == before
+            after = path.stat()
+            assert (after.st_blocks, after.st_mtime_ns) == (stat.st_blocks, stat.st_mtime_ns)
+            assert row_of(site, path).state is State.RELEASED
+            ballast.unlink()
+            assert ask(desk, path).verdict().ending is Ending.RECALLED
+        site._engine = None
