@@ -13,7 +13,8 @@ from archiver.access.board import Who
 from archiver.access.fanotify import Event
 from archiver.access.protocol import How
 
-_SPARED = 30.0  # seconds
+_SPARED = 30.0  # seconds from one block to the next
+_SPARED_UNKNOWN = 2.0  # the same for processes of another namespace, which all look the same
 _MOST_SPARED = 10_000
 
 
@@ -79,14 +80,14 @@ class Readers:
 
 
 class Spared:
-    """Who was given a placeholder as it is: the rest of it follows without asking again at every block."""
+    """Who was given a placeholder as it is, and is still reading: the rest of it follows without asking again."""
 
     def __init__(self) -> None:
         self._until: dict[Who, float] = {}  # oldest first
 
     def add(self, who: Who) -> None:
         self._until.pop(who, None)
-        self._until[who] = time.monotonic() + _SPARED
+        self._until[who] = time.monotonic() + (_SPARED if who.pid else _SPARED_UNKNOWN)
         while len(self._until) > _MOST_SPARED:
             del self._until[next(iter(self._until))]
 
@@ -94,5 +95,9 @@ class Spared:
         for who in [who for who in self._until if (who.device, who.inode) == (device, inode)]:
             del self._until[who]
 
-    def __contains__(self, who: Who) -> bool:
-        return self._until.get(who, 0.0) > time.monotonic()
+    def goes_on(self, who: Who) -> bool:
+        """Whether this is the next block for one of them, who then has as much time again."""
+        if self._until.get(who, 0.0) <= time.monotonic():
+            return False
+        self.add(who)
+        return True

@@ -169,7 +169,7 @@ class Responder:
 
     def _passes(self, event: Event) -> bool:
         """Archiver itself, and who has just been given this placeholder as it is."""
-        return self._clients.lets_through(event.pid) or _who(event) in self._spared
+        return self._clients.lets_through(event.pid) or self._spared.goes_on(_who(event))
 
     def _ignore(self, group: int, file: int) -> None:
         try:

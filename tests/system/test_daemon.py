@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -16,11 +17,13 @@ import pytest
 from PIL import Image
 
 from archiver.formats import Kind, read_envelope
+from tests.access.watching import until
 from tests.system.machine import TIER, Machine
 
 pytestmark = pytest.mark.root
 
 UNIT = "archiver.service"
+RECALL_UNIT = "archiver-recall.service"
 DROPIN = f"/run/systemd/system/{UNIT}.d/test.conf"
 QUICK = "[Service]\nRestartSec=100ms\nNice=0\n"
 STATE = "/var/lib/archiver"
@@ -53,6 +56,9 @@ unchanged_for = "0s"
 # These pictures are noise: there is no meaning to keep, and that is not what is tested here.
 gate = {{ semantic = -1.0, colour = "none" }}
 """
+# The tests look at what stands in the tier; where readers are noticed, that would recall it.
+TRANSPARENT = CONFIG
+CONFIG = f'{CONFIG}\n[recall]\nmode = "managed"\n'
 IDLE = CONFIG.replace('name = "everything"', 'name = "everything"\naction = "keep"')
 
 
@@ -105,8 +111,8 @@ def pictures() -> list[bytes]:
 def bare(machine: Machine) -> Iterator[Machine]:
     """The machine with the unit and nothing else of ours: no configuration, no state, an empty tier."""
     yield machine
-    machine.run("systemctl", "stop", UNIT)
-    machine.run("systemctl", "reset-failed", UNIT, check=False)
+    machine.run("systemctl", "stop", UNIT, RECALL_UNIT)
+    machine.run("systemctl", "reset-failed", UNIT, RECALL_UNIT, check=False)
     machine.run("rm", "-rf", STATE, CONFIG_FILE, DROPIN)
     machine.run("find", TIER, "-mindepth", "1", "-delete")
     machine.run("systemctl", "daemon-reload")
@@ -160,6 +166,17 @@ def service(bare: Machine, installation: str) -> Machine:
 
 def configure(machine: Machine, text: str) -> None:
     machine.write(CONFIG_FILE, text)
+
+
+def cat(path: Path) -> bytes:
+    """What a process of its own reads."""
+    return subprocess.run(["cat", path], stdout=subprocess.PIPE, timeout=60, check=True).stdout
+
+
+def kind_of(data: bytes) -> Kind | None:
+    """What a file is, by what it carries."""
+    envelope = read_envelope(io.BytesIO(data))
+    return None if envelope is None else envelope.kind
 
 
 def held(machine: Machine) -> set[str]:
@@ -223,6 +240,25 @@ def test_an_installation_as_documented_archives_photographs_with_the_shipped_wei
     assert released, "the gate refused all of them"
     assert_nothing_lost(bare, originals)
     assert_undone(bare, originals)
+
+
+def test_a_reader_gets_an_image_whatever_is_killed_meanwhile(service: Machine, originals: list[Original]) -> None:
+    configure(service, TRANSPARENT)
+    start(service, "started", "archive photographs: ")
+    # From outside of the machine, as a container's reader looks from inside.
+    readers = [subprocess.Popen(["cat", original.path], stdout=subprocess.PIPE) for original in originals]
+    service.run("systemctl", "kill", "--kill-whom=all", "--signal=SIGKILL", RECALL_UNIT)
+    with service.expect(UNIT, "Scheduled restart job", "started"):
+        kill(service, "SIGKILL")
+    seen = [reader.communicate(timeout=60)[0] for reader in readers]
+    assert [kind_of(data) is None for data in seen] == [False] * len(originals)
+    assert [len(data) for data in seen] == [original.path.stat().st_size for original in originals]
+    # And once all is well again, everybody gets an image.
+    for original in originals[:8]:
+        until(lambda path=original.path: kind_of(cat(path)) is Kind.GENERATED)
+        assert b"trainedAlgorithmicMedia" in cat(original.path)
+        assert original.path.stat().st_mtime_ns == original.mtime_ns
+    assert_undone(service, originals)
 
 
 def test_a_daemon_killed_in_the_middle_comes_back_and_finishes_with_nothing_lost(
