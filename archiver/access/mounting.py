@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from archiver import logs
 from archiver.config import Settings
 from archiver.errors import FuseMissing, MountRefused, NotInAnyTier
 from archiver.lifecycle.site import open_site
@@ -31,6 +33,9 @@ def serve_mount(
 
     if allow_other and os.geteuid() != 0:
         raise MountRefused(mountpoint=mountpoint, reason="only root can act for other users (-o allow_other)")
+    logs.configure(settings.log)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # one for each file that anybody has open
     notifier = Notifier()
 
     def mounted() -> None:

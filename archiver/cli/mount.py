@@ -36,11 +36,10 @@ def mount(invocation: Invocation, source: Path, mountpoint: Path, options: tuple
 
     if background:
         return serve_in_background(invocation.config_path, source, mountpoint, allow_other="allow_other" in options)
-    serve_mount(
-        invocation.settings,
-        source,
-        mountpoint,
-        allow_other="allow_other" in options,
-        ready=lambda: invocation.output.text(f"{source} is at {mountpoint}"),
-    )
+
+    def ready() -> None:
+        invocation.output.text(f"{source} is at {mountpoint}")
+        invocation.output.json({"source": source, "mountpoint": mountpoint}, "mounted")
+
+    serve_mount(invocation.settings, source, mountpoint, allow_other="allow_other" in options, ready=ready)
     return 0

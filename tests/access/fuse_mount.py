@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,25 +36,23 @@ def mounted(config: Path, source: Path, where: Path, *options: str) -> Iterator[
     """Mount, and unmount in the end, however the server fares meanwhile."""
     need_fuse()
     where.mkdir(exist_ok=True)
-    server = subprocess.Popen(
-        [sys.executable, "-m", "archiver", "--config", str(config), "mount", *options, str(source), str(where)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None
-        if not server.stdout.readline():
-            _, problem = server.communicate()
-            raise RuntimeError(f"archiver mount: exit {server.returncode}: {problem}")
-        yield Mount(source, where, server)
-    finally:
-        subprocess.run(["umount", "--lazy", str(where)], check=False, capture_output=True)
-        server.send_signal(signal.SIGTERM)
+    command = [sys.executable, "-m", "archiver", "--config", str(config), "mount", *options, str(source), str(where)]
+    with tempfile.TemporaryFile("w+") as log:
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
         try:
-            server.communicate(timeout=20)
+            assert server.stdout is not None
+            if not server.stdout.readline():
+                server.wait(60)
+                log.seek(0)
+                raise RuntimeError(f"archiver mount: exit {server.returncode}: {log.read()}")
+            yield Mount(source, where, server)
         finally:
-            server.kill()
+            subprocess.run(["umount", "--lazy", str(where)], check=False, capture_output=True)
+            server.send_signal(signal.SIGTERM)
+            try:
+                server.communicate(timeout=20)
+            finally:
+                server.kill()
 
 
 def blocked(pid: int, file: Path) -> None:

@@ -14,8 +14,10 @@ import pytest
 from fixtures_fs import enter_private_mounts, need_programs, need_root
 
 from archiver.catalog.schema import upgrade
+from tests.access import operations_on_names  # noqa: F401 - adds its part of the table
 from tests.access.fuse_mount import Mount, mounted
-from tests.access.operations import OPERATIONS, prepare, run_all, tree
+from tests.access.operations import OPERATIONS, run_all, tree
+from tests.access.operations_of_others import prepare
 from tests.access.released import open_folder
 
 _USER, _GROUP, _SHARED = 54321, 54322, 54323  # of nobody on this machine
