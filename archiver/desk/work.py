@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,6 +29,7 @@ from archiver.tiers.scan import scan_directory
 
 _LOG = logging.getLogger("archiver.desk")
 _Row = tuple[LocalTier, FileRow]
+_taking_in = threading.Lock()  # one after the other: of two scans of a tier at once, the second is refused
 
 
 class Progress(Protocol):
@@ -122,14 +124,24 @@ def _released(site: Site, request: Request) -> _Row | None:
     row = site.catalog.find(tier_id, path)
     if not _speaks_for(row, version):
         try:
-            scan_directory(site.catalog, tier, path.rpartition("/")[0])
-            row = site.catalog.find(tier_id, path)
-            if row is not None and row.state in (State.RESIDENT, State.SUPERSEDED):
-                adopt(site, tier, row)
-                row = site.catalog.find(tier_id, path)
+            row = _taken_in(site, tier, path, version)
         except (TierBeingScanned, TierNotScanned, StateConflict) as error:
             _LOG.info("%s is recalled without its catalog: %s", request.place.path, error.message)
     return (tier, row) if row is not None and _speaks_for(row, version) else None
+
+
+def _taken_in(site: Site, tier: LocalTier, path: str, version: Version) -> FileRow | None:
+    """The row of a file that its tier's catalog did not know as it is. Raises as scan_directory and adopt do."""
+    tier_id = site.tier_ids[tier.name]
+    with _taking_in:
+        row = site.catalog.find(tier_id, path)
+        if row is None or row.version != version:
+            scan_directory(site.catalog, tier, path.rpartition("/")[0])  # which takes in its neighbours, too
+            row = site.catalog.find(tier_id, path)
+        if row is not None and row.state in (State.RESIDENT, State.SUPERSEDED):
+            adopt(site, tier, row)
+            row = site.catalog.find(tier_id, path)
+        return row
 
 
 def _of_inode(site: Site, fd: int, version: Version) -> _Row | None:

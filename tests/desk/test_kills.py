@@ -17,7 +17,7 @@ from tests.desk.conftest import ask
 from tests.lifecycle.conftest import row_of
 from tests.lifecycle.dying import _SERVER, Witness, run_and_kill
 
-ARROWS = ("recall.decoded", "recall.journalled", "recall.tail_written", "recall.head_written", "recall.committed")
+ARROWS = ("recall.decoded", "recall.tail_written", "recall.head_written")  # tests/lifecycle dies at every one
 
 
 def read_all(settings: Settings, paths: list[Path], kill_at: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from archiver import formats
+from archiver.catalog.rows import State
 from archiver.decoder.engine import Priority
 from archiver.desk.asker import Asker
 from archiver.desk.budget import Budget
@@ -20,6 +21,9 @@ from archiver.desk.waiting import FairQueue
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site
 from tests.desk.conftest import Gate, Waiting, ask, desk_of
+from tests.lifecycle.conftest import row_of
+
+READERS = 500
 
 
 def test_interactive_goes_before_bulk_and_owners_take_turns() -> None:
@@ -58,7 +62,7 @@ def test_five_hundred_readers_of_five_hundred_files_are_each_served(
     site: Site, released: list[Path], tmp_path: Path
 ) -> None:
     source = released[1]
-    copies = [tmp_path / "copies" / f"{number}.png" for number in range(500)]
+    copies = [tmp_path / "copies" / f"{number}.png" for number in range(READERS)]
     copies[0].parent.mkdir()
     for copy in copies:
         shutil.copy2(source, copy)
@@ -68,12 +72,23 @@ def test_five_hundred_readers_of_five_hundred_files_are_each_served(
     gate = Gate(site)
     gate.generate = lambda records, **_: [decoded_once]  # type: ignore[method-assign] # the model's own work is not what is tested
     threads = threading.active_count()
-    with desk_of(site, concurrent=4, waiting=500) as desk:
+    with desk_of(site, concurrent=4, waiting=READERS) as desk:
         waiting = [ask(desk, copy) for copy in copies]
         assert threading.active_count() <= threads + 5
         assert {one.verdict().ending for one in waiting} == {Ending.RECALLED}
-        assert desk.report().last_hour == 500
+        assert desk.report().last_hour == READERS
     assert all(copy.read_bytes() == image for copy in copies)
+
+
+def test_many_placeholders_restored_at_once_are_all_adopted(site: Site, released: list[Path], tier_root: Path) -> None:
+    copies = [tier_root / "restored" / f"{number}.png" for number in range(20)]
+    copies[0].parent.mkdir()
+    for copy in copies:
+        shutil.copy2(released[1], copy)
+    with desk_of(site, concurrent=8) as desk:
+        for one in [ask(desk, copy) for copy in copies]:
+            assert one.verdict().ending is Ending.RECALLED
+    assert {row_of(site, copy).state for copy in copies} == {State.RECALLED}
 
 
 def _record_of(path: Path):
