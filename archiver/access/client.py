@@ -26,6 +26,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -97,7 +98,7 @@ class RecallClient:
         self._closing.set()
         with self._lock:
             if self._peer is not None:
-                self._peer.shutdown(socket.SHUT_RDWR)
+                _hang_up(self._peer)
         self._thread.join()
         with self._lock:
             for _, descriptor in self._roots.values():
@@ -215,4 +216,10 @@ class RecallClient:
             protocol.send(peer, message, descriptors)
         except OSError as error:
             _LOG.warning("archiver-recall at %s: %s", self.path, error)
-            peer.shutdown(socket.SHUT_RDWR)
+            _hang_up(peer)
+
+
+def _hang_up(peer: socket.socket) -> None:
+    """Have the thread that reads from it see the end."""
+    with suppress(OSError):  # the other side was quicker
+        peer.shutdown(socket.SHUT_RDWR)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import subprocess
+from pathlib import Path
+
 from archiver.access import readers
 from archiver.access.board import Board, Who
 from archiver.access.fanotify import PRE_ACCESS, Event
 from archiver.access.readers import Readers, Spared
+from archiver.access.terms import Groups, Terms, system_devices
+from tests.access.watching import until
 
 EVENT = Event(fd=5, pid=42, mask=PRE_ACCESS)
 
@@ -55,3 +62,23 @@ def test_the_board_tells_a_successor_who_waits_behind_which_number() -> None:
     assert {number for number, waits in found.items() if waits} == {9}
     assert found[9] == who
     assert max(found) >= 4000
+
+
+def test_only_a_thread_of_the_kernel_is_its_nfs_server(tmp_path: Path) -> None:
+    impostor = tmp_path / "nfsd"
+    impostor.symlink_to("/bin/sleep")
+    with subprocess.Popen([impostor, "100"]) as process:
+        until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "nfsd\n")
+        assert Terms(deadline=1, refuse=True).denial(process.pid) == errno.EIO
+        process.kill()
+    assert Terms(deadline=1, refuse=True).denial(0) == errno.EIO
+    assert Terms(deadline=1).denial(0) == 0
+
+
+def test_filesystems_of_the_system_are_watched_by_the_group_that_is_not_kept(tmp_path: Path) -> None:
+    elsewhere = Path("/dev/shm")
+    groups = Groups(kept=1, own=2, system=system_devices([tmp_path, tmp_path / "absent"]))
+    for folder, group in ((tmp_path, groups.own), (elsewhere, groups.kept)):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        assert groups.of(descriptor) == group
+        os.close(descriptor)
