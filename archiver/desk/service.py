@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import threading
 
 from archiver.desk.desk import RecallDesk
 from archiver.desk.door import Door
 from archiver.desk.kernel import KernelReaders
 from archiver.desk.report import Report
+from archiver.errors import ArchiverError
 from archiver.lifecycle.site import Site
 
 _LOG = logging.getLogger("archiver.desk")
@@ -23,6 +25,7 @@ class DeskService:
         self.desk = RecallDesk(site)
         # Where only `archiver recall` recalls, nobody needs to be noticed.
         self._kernel = KernelReaders(settings.socket, self.desk) if settings.mode == "transparent" else None
+        self._opener = threading.Thread(target=self._open_engine, name="desk-engine", daemon=True)
         self._door = Door(settings.desk_socket, self.desk, self.report)
 
     def start(self) -> None:
@@ -31,6 +34,8 @@ class DeskService:
         if self._kernel is not None:
             self._kernel.start()
             self._site.recall_client = self._kernel.client
+            if self._kernel.client.connected:
+                self._opener.start()
         try:
             self._door.open()
         except OSError as error:
@@ -53,6 +58,15 @@ class DeskService:
             self._kernel.close()
         if not for_good:
             self.desk.stop()
+        if self._opener.ident is not None:
+            self._opener.join()
+
+    def _open_engine(self) -> None:
+        """Now, and not while the first reader waits: it takes seconds. The weights are loaded when they are needed."""
+        try:
+            _LOG.debug("recalls by readers are made by a %s", type(self._site.engine).__name__)
+        except ArchiverError as error:
+            _LOG.warning("no reader of a released file can have an image: %s. %s", error.message, error.hint)
 
     def report(self) -> Report:
         """What `archiver status --recalls` shows."""
