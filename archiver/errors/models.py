@@ -1,0 +1,152 @@
+"""Models, decoders and measures."""
+
+from __future__ import annotations
+
+from archiver.errors.base import ArchiverError
+
+
+class ModelsNotInstalled(ArchiverError):
+    """this needs the model libraries, which are not installed ({missing})"""
+
+    exit_code = 6
+    hint = "pip install 'archiver[decode]'"
+
+
+class TranscoderNotInstalled(ArchiverError):
+    """this needs the JPEG XL transcoder, which is not installed ({missing})"""
+
+    exit_code = 6
+    hint = "pip install 'archiver[lossless]'"
+
+
+class MeasuresNotInstalled(ArchiverError):
+    """this needs the libraries that measure pictures, which are not installed ({missing})"""
+
+    exit_code = 6
+    hint = "pip install 'archiver[bench]'"
+
+
+class NothingToMeasure(ArchiverError):
+    """no photograph in {path}"""
+
+    exit_code = 2
+    hint = "Name a folder of JPEG, PNG, WebP or TIFF photographs, at least two."
+
+
+class ProfileUnknown(ArchiverError):
+    """no profile {profile} in the vault"""
+
+    exit_code = 6
+    hint = "`archiver models list` shows what there is; `archiver models import FILE` brings one in."
+
+
+class WeightsDamaged(ArchiverError):
+    """{path} does not have the pinned SHA-256"""
+
+    exit_code = 6
+    hint = "Nothing can be decoded from damaged weights: bring them back with `archiver models import`."
+
+
+class ProfileInvalid(ArchiverError):
+    """{path}: {problem}"""
+
+    exit_code = 6
+    hint = "This version cannot use that profile: `archiver models import` a whole one, or upgrade archiver."
+
+
+class TrainingDataMissing(ArchiverError):
+    """no tar file of photographs in {path}"""
+
+    exit_code = 6
+    hint = "Put WebP photographs into .tar files in that folder; docs/training.md says more."
+
+
+class TrainingStageMissing(ArchiverError):
+    """{path} is missing: the stage {stage} has not run"""
+
+    exit_code = 6
+    hint = "Run `archiver train --stage all`, or the missing stage first."
+
+
+class ProfileInUse(ArchiverError):
+    """profile {profile} is needed by {records} live records and cannot be removed"""
+
+    exit_code = 6
+    hint = "Without its weights these records are noise."
+
+
+class PresetUnknown(ArchiverError):
+    """profile {profile} has no preset {preset} for scheme {scheme}"""
+
+    exit_code = 6
+    hint = "Every profile has the presets `default` and `paper`; set `preset` under [model] in the configuration."
+
+
+class SchemeUnsupported(ArchiverError):
+    """profile {profile} cannot code scheme {scheme}: {reason}"""
+
+    exit_code = 6
+    hint = "`archiver models list` shows which schemes each profile offers."
+
+
+class DecoderBusy(ArchiverError):
+    """the decoder {where} has too much to do: {waiting} records wait already"""
+
+    exit_code = 6
+    hint = "Try again in a moment; `queue` under [decoder] in the configuration is how many may wait."
+
+
+class DeadlineMissed(ArchiverError):
+    """no picture within {seconds} s: the decoder {where} is too slow or has too much to do"""
+
+    exit_code = 6
+    hint = "`archiver decoder status` shows what it is doing. Nothing was changed."
+
+
+class DecoderFailed(ArchiverError):
+    """the decoder {where} failed: {reason}"""
+
+    exit_code = 6
+    hint = "Nothing was changed. It is started again for the next record; the log says more."
+
+
+class DecoderUnreachable(ArchiverError):
+    """the decoder {where} cannot be reached: {reason}"""
+
+    exit_code = 6
+    hint = "Is `archiver decoder serve` running there? `archiver decoder status` asks it. Nothing was changed."
+
+
+class DecoderRefused(ArchiverError):
+    """the decoder {where} refused the request: {reason}"""
+
+    exit_code = 6
+    hint = "Both sides need the same token ([decoder] token_file) and the same version of archiver."
+
+
+class DecoderAnswerInvalid(ArchiverError):
+    """the decoder {where} gave an answer that cannot be read: {problem}"""
+
+    exit_code = 6
+    hint = "Is it an `archiver decoder serve` of this version, and nothing else between?"
+
+
+class DecoderProfileMissing(ArchiverError):
+    """the decoder {where} has no profile {profile}"""
+
+    exit_code = 6
+    hint = "Bring it there: `archiver models export` where it is, `archiver models import` on the decoder's host."
+
+
+class DecoderUnguarded(ArchiverError):
+    """a decoder that listens on {address} needs a token: others can reach it"""
+
+    exit_code = 2
+    hint = "Set `token_file` under [decoder] or $ARCHIVER_DECODER_TOKEN, or listen on 127.0.0.1."
+
+
+class ServerNotInstalled(ArchiverError):
+    """this needs the libraries of the HTTP server, which are not installed ({missing})"""
+
+    exit_code = 6
+    hint = "pip install 'archiver[serve]'"
