@@ -18,6 +18,8 @@ from archiver.access import fanotify
 from archiver.access.client import RecallClient
 from archiver.access.protocol import How
 from archiver.catalog import Catalog
+from archiver.codec import lossless
+from archiver.codec.record import NO_PROFILE
 from archiver.config import Settings, load
 from archiver.decoder import status as decoder_status
 from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, SystemRefused, from_os_error
@@ -193,13 +195,31 @@ def _vault(settings: Settings) -> Iterator[Check]:
         yield _broken("model.profile", error)
     with Catalog.open(settings.catalog_url) as catalog:
         uses = catalog.profiles()
+    yield from _transcoder(settings, sum(use.live for use in uses if use.profile == NO_PROFILE))
     for use in uses:
+        if use.profile == NO_PROFILE:
+            continue
         subject = f"records of profile {use.profile.hex()[:16]}"
         if vault.holds(use.profile):
             yield Check(subject, Verdict.OK, f"{use.live:,} live records can be decoded")
         else:
             found = f"{use.live:,} live records cannot be decoded: their weights are not in the vault"
             yield Check(subject, Verdict.BROKEN, found, "Bring them back with `archiver models import FILE`.")
+
+
+def _transcoder(settings: Settings, live: int) -> Iterator[Check]:
+    """What lossless records need instead of weights; nothing is said where neither a rule nor a record asks for it."""
+    wanting = [rule.name for rule in settings.rule if "lossless" in rule.rungs]
+    if not live and not wanting:
+        return
+    subject, hint = "lossless records", "pip install 'archiver[lossless]'"
+    if lossless.is_installed():
+        yield Check(subject, Verdict.OK, f"{live:,} live, and the JPEG XL transcoder is installed")
+    elif live:
+        yield Check(subject, Verdict.BROKEN, f"{live:,} live, and no JPEG XL transcoder to restore them", hint)
+    else:
+        found = f"no JPEG XL transcoder is installed, which rule {', '.join(wanting)} asks for"
+        yield Check(subject, Verdict.WARNING, found, hint)
 
 
 def _catalog(settings: Settings) -> Iterator[Check]:

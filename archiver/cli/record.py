@@ -11,7 +11,7 @@ from archiver import formats
 from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Cell, Column, Output
 from archiver.cli.verb import VerbGroup
-from archiver.codec.record import Record
+from archiver.codec.record import NO_PROFILE, Record, Scheme
 from archiver.errors import NoRecord
 from archiver.units import about_size
 
@@ -95,22 +95,16 @@ def _shown(path: Path, found_in: str, payload: bytes, metadata: int, source: for
 
 
 def _print(output: Output, shown: Shown) -> None:
-    record, steering = shown.record, shown.record.steering
+    record = shown.record
     facts: list[tuple[str, Cell]] = [
         ("record of", str(shown.path)),
         ("found in", shown.found_in),
         ("scheme", record.scheme.label),
-        ("profile", record.profile.hex()),
-        ("seed", str(record.seed)),
+        ("profile", record.profile.hex() if record.profile != NO_PROFILE else "none: no weights are needed"),
         ("source", f"{record.width} x {record.height} pixels, upright"),
-        ("latent grid", f"{record.grid[0]} x {record.grid[1]} cells"),
-        ("sampler", f"{steering.sampler.name.lower().replace('_', '-')}, {steering.steps} steps"),
-        ("guidance", f"{steering.guidance:g}"),
-        ("start", f"{steering.start:.2f} T, from the colour map" if steering.start is not None else "from noise"),
     ]
-    if steering.linear is not None:
-        linear = steering.linear
-        facts.append(("linear guidance", f"strength {linear.strength:.2f}, cutoff {linear.cutoff:.2f}"))
+    if record.scheme is not Scheme.LOSSLESS:
+        facts += _sampling(record)
     if shown.source is not None:
         facts += [
             ("original", f"{shown.source.format.upper()}, {about_size(shown.source.length)}"),
@@ -125,3 +119,21 @@ def _print(output: Output, shown: Shown) -> None:
     output.text(f"{shown.bits_per_pixel:.5f} bits per pixel of the source.")
     if shown.metadata_bytes:
         output.text(f"Beside it: the file's own metadata, {shown.metadata_bytes:,} bytes compressed.")
+
+
+def _sampling(record: Record) -> list[tuple[str, Cell]]:
+    steering = record.steering
+    facts: list[tuple[str, Cell]] = [
+        ("seed", str(record.seed)),
+        ("latent grid", f"{record.grid[0]} x {record.grid[1]} cells"),
+        ("sampler", f"{steering.sampler.name.lower().replace('_', '-')}, {steering.steps} steps"),
+        ("guidance", f"{steering.guidance:g}"),
+        ("start", f"{steering.start:.2f} T, from the colour map" if steering.start is not None else "from noise"),
+    ]
+    if steering.linear is not None:
+        linear = steering.linear
+        facts.append(("linear guidance", f"strength {linear.strength:.2f}, cutoff {linear.cutoff:.2f}"))
+    if steering.attention is not None:
+        attention = steering.attention
+        facts.append(("attention guidance", f"strength {attention.strength:.2f}, first {attention.until:.0%} of steps"))
+    return facts

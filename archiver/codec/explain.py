@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from archiver.codec import attention_map, colour_map, dct, embedding, label_map
-from archiver.codec.record import Record, Section, SectionKind, Steering
+from archiver.codec.record import Record, Scheme, Section, SectionKind, Steering
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +35,11 @@ def explain(record: Record) -> Explanation:
     sections = tuple(_section(section) for section in record.sections)
     steering = len(record.steering.to_bytes())
     source = f"{record.width}x{record.height} pixels, latent grid {record.grid[0]}x{record.grid[1]}"
+    is_exact = record.scheme is Scheme.LOSSLESS  # nothing is sampled, but every record has these fields
     known = [
-        Part("profile", len(record.profile), record.profile.hex()),
-        Part("seed", 4, f"{record.seed:#010x}"),
-        Part("steering", steering, _steering(record.steering)),
+        Part("profile", len(record.profile), "none" if is_exact else record.profile.hex()),
+        Part("seed", 4, "none" if is_exact else f"{record.seed:#010x}"),
+        Part("steering", steering, "none" if is_exact else _steering(record.steering)),
         *sections,
         Part("checksum", 4, "CRC-32"),
     ]

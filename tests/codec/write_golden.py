@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import json
 
+from made_pictures import photograph
 from test_schemes import BUDGETS, GOLDEN, record
 
-from archiver.codec import schemes
+from archiver.codec import lossless, schemes
 from archiver.codec.explain import explain
+from archiver.codec.picture import Picture
 
-for number, scheme in enumerate(BUDGETS):
-    coded = record(scheme, number, (16, 11))
-    stem = GOLDEN / f"{scheme.label}-v{coded.version}"
+written = [record(scheme, number, (16, 11)) for number, scheme in enumerate(BUDGETS)]
+written.append(lossless.compose(Picture(photograph(6, 256, 176), 4000, 2750)))
+
+for coded in written:
+    stem = GOLDEN / f"{coded.scheme.label}-v{coded.version}"
     if stem.with_suffix(".rec").exists():
         continue
     found = schemes.material(coded)
     facts = {
-        "scheme": scheme.label,
+        "scheme": coded.scheme.label,
         "parts": [part.text for part in explain(coded).parts],
         "labels": None if found.labels is None else found.labels.tolist(),
         "colours": None if found.colours is None else found.colours.tolist(),

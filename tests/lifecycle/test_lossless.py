@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -16,7 +17,8 @@ from archiver import formats
 from archiver.catalog.rows import Act, State
 from archiver.catalog.schema import upgrade
 from archiver.config import Settings
-from archiver.errors import EnvelopeDamaged
+from archiver.doctor import Check, Verdict, _vault
+from archiver.errors import EnvelopeDamaged, TranscoderNotInstalled
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.arrows import ARROWS
 from archiver.lifecycle.expire import expire
@@ -202,6 +204,31 @@ def _whole(jpegs: dict[Path, bytes]) -> None:
             with path.open("rb") as file:
                 envelope = formats.read_envelope(file)
             assert envelope is not None and envelope.source.sha256 == sha256(original).digest()
+
+
+def test_the_doctor_says_whether_what_restores_them_is_there(
+    site: Site, jpegs: dict[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive(site, paths=list(jpegs)[:2])
+    (there,) = _said_of_lossless(site.settings)
+    assert there.verdict is Verdict.OK and there.finding.startswith("2 live")
+    monkeypatch.setattr("archiver.codec.lossless.is_installed", lambda: False)
+    (missing,) = _said_of_lossless(site.settings)
+    assert missing.verdict is Verdict.BROKEN and "archiver[lossless]" in missing.hint
+
+
+def _said_of_lossless(settings: Settings) -> list[Check]:
+    return [check for check in _vault(settings) if check.subject == "lossless records"]
+
+
+def test_without_the_transcoder_nothing_is_touched_and_the_run_ends(
+    site: Site, jpegs: dict[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    with pytest.raises(TranscoderNotInstalled, match="imagecodecs"):
+        archive(site)
+    assert {path: path.read_bytes() for path in jpegs} == jpegs
+    assert {row_of(site, path).state for path in jpegs} == {State.RESIDENT}
 
 
 # -- the ladder --------------------------------------------------------------------------------------------------------
