@@ -11,6 +11,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from fixtures_fs import Disk
 from PIL import Image
 
 from archiver import formats
@@ -18,7 +19,7 @@ from archiver.catalog.rows import Act, State
 from archiver.catalog.schema import upgrade
 from archiver.config import Settings
 from archiver.doctor import Check, Verdict, _vault
-from archiver.errors import EnvelopeDamaged, TranscoderNotInstalled
+from archiver.errors import DiskFull, EnvelopeDamaged, TranscoderNotInstalled
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.arrows import ARROWS
 from archiver.lifecycle.expire import expire
@@ -29,8 +30,8 @@ from archiver.lifecycle.reconcile import reconcile
 from archiver.lifecycle.site import Site, open_site
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
-from tests.lifecycle.conftest import LAX_GATE, row_of, scan_all
-from tests.lifecycle.dying import run_and_kill
+from tests.lifecycle.conftest import LAX_GATE, fill_with_photographs, make_settings, row_of, scan_all
+from tests.lifecycle.dying import run_and_kill, tracked_files
 from tests.lifecycle.test_round_trip import Seen
 
 FAR = datetime(2100, 1, 1, tzinfo=UTC)
@@ -271,3 +272,33 @@ def test_what_passes_low_climbs_no_higher(site: Site, jpegs: dict[Path, bytes], 
     schemes = {rung.scheme for outcome in told for rung in outcome.rungs}
     assert schemes == {"sgc"}
     assert all(on_disk(path) == 4096 for path in jpegs)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("grace", ["30d", "0s"])
+def test_a_recall_onto_a_full_disk_loses_no_byte(
+    small_disk: Disk, tmp_path: Path, random_vault: Path, grace: str
+) -> None:
+    fill_with_photographs(small_disk.path)
+    made = make_settings(tmp_path / "state", small_disk.path, random_vault, grace=grace)
+    (tmp_path / "state").mkdir()
+    exactly = with_rule(made, scheme="lossless", formats=["jpeg"])
+    upgrade(exactly.catalog_url)
+    with open_site(exactly) as site:
+        scan_all(site)
+        originals = {path: path.read_bytes() for path in tracked_files(small_disk.path) if ".j" in path.name.lower()}
+        assert archive(site).count("release", Result.DONE) == len(originals)
+        before = {path: (path.read_bytes(), on_disk(path)) for path in originals}
+        kept = set(os.listdir(site.tiers["photos"].holding_fd))
+        ballast = small_disk.fill(leave=64 * 1024)
+        told: list[Outcome] = []
+        recall(site, list(originals), listener=told.append)
+        failed = [outcome for outcome in told if outcome.result is Result.FAILED]
+        assert failed and all(isinstance(outcome.error, DiskFull) for outcome in failed)
+        for outcome in failed:
+            assert (outcome.path.read_bytes(), on_disk(outcome.path)) == before[outcome.path]
+        assert set(os.listdir(site.tiers["photos"].holding_fd)) <= kept
+        assert not os.listdir(site.tiers["photos"].journal_fd)
+        ballast.unlink()
+        recall(site, list(originals))
+        assert {path: path.read_bytes() for path in originals} == originals
