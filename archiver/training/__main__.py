@@ -29,7 +29,8 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help="where export writes the profile (default: OUT/profile)")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     arguments = parser.parse_args()
-    if arguments.minutes is None and arguments.steps is None and arguments.stage in ("all", "autoencoder", "denoiser"):
+    unlimited = arguments.minutes is None and arguments.steps is None
+    if unlimited and arguments.stage in ("all", "autoencoder", "denoiser", "finish"):
         parser.error("training has no natural end: give --minutes or --steps")
     try:
         train(**vars(arguments))

@@ -77,12 +77,13 @@ class _Window:
 
     top: int
     left: int
+    cells: int
 
     def latents(self, z: Tensor) -> Tensor:
-        return z[:, :, self.top : self.top + _WINDOW, self.left : self.left + _WINDOW]
+        return z[:, :, self.top : self.top + self.cells, self.left : self.left + self.cells]
 
     def pixels(self, photos: Photos, rows: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
-        top, left, side = (DOWNSCALE * cells for cells in (self.top, self.left, _WINDOW))
+        top, left, side = (DOWNSCALE * at for at in (self.top, self.left, self.cells))
         pictures = [
             (photos.pixels[row][:, ::-1] if flip else photos.pixels[row])[top : top + side, left : left + side]
             for row, flip in zip(rows, mirrored, strict=True)
@@ -142,7 +143,9 @@ class _Lesson:
         if rng.random() < _COARSE_COLOURS:
             batch = replace(batch, conditions=with_coarse_colours(batch.conditions))
         side = batch.latents.shape[-1]
-        window = _Window(*(int(value) for value in rng.integers(0, side - _WINDOW + 1, 2)))
+        cells = min(_WINDOW, side)
+        top, left = (int(at) for at in rng.integers(0, side - cells + 1, 2))
+        window = _Window(top, left, cells)
         wanted = window.pixels(self.photos, rows, batch.mirrored)
         with torch.autocast("cpu", torch.bfloat16):
             x0, v_error = self._estimate(batch, t, noise)

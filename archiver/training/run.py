@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from archiver.errors import TrainingStageMissing
-from archiver.models.embedded.profile import EmbeddedModels, ProfileMeta, init_random, load_embedded, save_profile
+from archiver.models.embedded.profile import EmbeddedModels, ProfileMeta, init_random, save_profile
 from archiver.training.autoencoder import train_autoencoder
 from archiver.training.data import load_photos
 from archiver.training.denoiser import train_denoiser
@@ -20,12 +20,12 @@ from archiver.training.features import (
     trained_autoencoder,
     trained_semantics,
 )
+from archiver.training.finish import finished_weights, train_finish
 from archiver.training.loop import Budget, averaged_weights
-from archiver.training.report import write_report
 
 log = logging.getLogger(__name__)
 _LONG_SIDE = 256
-_AUTOENCODER_SHARE = 0.45  # of the minutes, when all stages are run
+_WORKING_SIDES = 2  # how many times larger pictures are coded than they were trained on, once the finish has been run
 
 
 class Stage(StrEnum):
@@ -34,8 +34,12 @@ class Stage(StrEnum):
     AUTOENCODER = "autoencoder"
     FEATURES = "features"
     DENOISER = "denoiser"
+    FINISH = "finish"
     EXPORT = "export"
-    REPORT = "report"
+
+
+_SHARES = {Stage.AUTOENCODER: 0.3, Stage.DENOISER: 0.35, Stage.FINISH: 0.35}
+"""Of the minutes, when all stages are run."""
 
 
 def train(
@@ -48,25 +52,25 @@ def train(
     threads: int | None = None,
     long_side: int = _LONG_SIDE,
     weights: Path | None = None,
-    name: str = "embedded-1",
+    name: str = "embedded-2",
     licence: str = "Apache-2.0",
 ) -> None:
     """Run one stage, or all of them, on the tar shards in `data`; everything is kept under `out`.
 
     `minutes` and `steps` limit each network's training, over all resumptions (for `all`, the minutes are shared out);
     one of them must be given for a stage that trains. A stage that was cut off goes on from its last checkpoint; a
-    finished one is not repeated. `export` writes the profile to `weights` (default `out/profile`), `report` judges
-    that profile on held-out photographs.
+    finished one is not repeated. `finish` is the only one that may be left out: `export` writes what there is to
+    `weights` (default `out/profile`), for pictures twice as large with it.
     Raises TrainingDataMissing, TrainingStageMissing, ModelsNotInstalled, and ValueError (no limit, unknown stage).
     """
     stages = list(Stage) if stage == "all" else [Stage(stage)]
-    trains = {Stage.AUTOENCODER, Stage.DENOISER} & set(stages)
+    trains = _SHARES.keys() & set(stages)
     if trains and minutes is None and steps is None:
         raise ValueError("give minutes or steps: training has no natural end")
     if threads is not None:
         torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    shares = {Stage.AUTOENCODER: _AUTOENCODER_SHARE, Stage.DENOISER: 1 - _AUTOENCODER_SHARE} if len(stages) > 1 else {}
+    shares = _SHARES if len(stages) > 1 else {}
     photos = load_photos(data, out, long_side)
     for part in stages:
         log.info("stage %s", part)
@@ -80,17 +84,17 @@ def train(
                 cache_latents(photos, out)
             case Stage.DENOISER:
                 train_denoiser(load_features(out), photos, out, budget, seed)
+            case Stage.FINISH:
+                train_finish(load_features(out), photos, out, budget, seed)
             case Stage.EXPORT:
                 export(out, weights or out / "profile", name, licence, long_side)
-            case Stage.REPORT:
-                for row in write_report(load_embedded(weights or out / "profile"), photos, out):
-                    log.info("%s", row)
 
 
 def _require_earlier_stage(stage: Stage, out: Path) -> None:
     needed = {
         Stage.FEATURES: (Stage.AUTOENCODER, "autoencoder.safetensors"),
         Stage.DENOISER: (Stage.FEATURES, "latent_scale.safetensors"),
+        Stage.FINISH: (Stage.DENOISER, "denoiser.safetensors"),
         Stage.EXPORT: (Stage.DENOISER, "denoiser.safetensors"),
     }
     if stage in needed:
@@ -100,10 +104,18 @@ def _require_earlier_stage(stage: Stage, out: Path) -> None:
 
 
 def export(out: Path, weights: Path, name: str, licence: str, long_side: int = _LONG_SIDE) -> ProfileMeta:
-    """Write the averaged weights of the run in `out` as a profile in the folder `weights`."""
-    blank = init_random(0, long_side)
-    blank.denoiser.load_state_dict(averaged_weights(out / "denoiser.safetensors"))
-    models = EmbeddedModels(
-        trained_autoencoder(out), blank.denoiser, trained_semantics(out), blank.alphas_cumprod, blank.meta
-    )
+    """Write the averaged weights of the run in `out` as a profile in the folder `weights`.
+
+    `long_side`: of the pictures it was trained on.
+    """
+    finished = (out / "finish.safetensors").exists()
+    blank = init_random(0, _WORKING_SIDES * long_side if finished else long_side)
+    autoencoder = trained_autoencoder(out)
+    if finished:
+        denoiser, decoder = finished_weights(out)
+        blank.denoiser.load_state_dict(denoiser)
+        autoencoder.decoder.load_state_dict(decoder)
+    else:
+        blank.denoiser.load_state_dict(averaged_weights(out / "denoiser.safetensors"))
+    models = EmbeddedModels(autoencoder, blank.denoiser, trained_semantics(out), blank.alphas_cumprod, blank.meta)
     return save_profile(weights, models, name, licence)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +19,7 @@ def test_all_stages_end_in_a_profile_whose_semantics_were_learnt(shards: Path, t
     train(shards, tmp_path, "all", steps=2, seed=3, long_side=64, weights=tmp_path / "weights", name="tiny", threads=1)
     models = load_embedded(tmp_path / "weights")
     features, photos = load_features(tmp_path), load_photos(shards, tmp_path, 64)
-    assert (tmp_path / "report.png").stat().st_size > 0
-    assert [row["name"] for row in json.loads((tmp_path / "report.json").read_text())][1] == "autoencoder"
-    assert models.meta.name == "tiny" and models.meta.long_side == 64
+    assert models.meta.name == "tiny" and models.meta.long_side == 128  # with the finish, twice what it was trained on
     latents = torch.from_numpy(features.latents[photos.train, 0]).float()
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(16), rtol=0.02, atol=0)
     with torch.no_grad():
@@ -31,6 +28,26 @@ def test_all_stages_end_in_a_profile_whose_semantics_were_learnt(shards: Path, t
     agreement = (semantics.labels.numpy() == features.labels[photos.train[:4]]).mean()
     assert agreement > 0.9  # the cache was made in bfloat16, the profile holds float16
     torch.testing.assert_close(encoded, latents[:4], rtol=0.1, atol=0.2)
+
+
+def test_the_finish_changes_the_denoiser_and_the_decoder_and_leaves_the_encoder(shards: Path, tmp_path: Path) -> None:
+    for stage in ("autoencoder", "features", "denoiser"):
+        train(shards, tmp_path, stage, steps=1, long_side=64)
+    train(shards, tmp_path, "export", long_side=64, weights=tmp_path / "before")
+    train(shards, tmp_path, "finish", steps=3, long_side=64, seed=1)
+    train(shards, tmp_path, "export", long_side=64, weights=tmp_path / "after")
+    before, after = (load_embedded(tmp_path / name) for name in ("before", "after"))
+    assert before.meta.long_side == 64 and after.meta.long_side == 128
+    same = {
+        name: all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+        for name, one, other in (
+            ("encoder", before.autoencoder.encoder, after.autoencoder.encoder),
+            ("decoder", before.autoencoder.decoder, after.autoencoder.decoder),
+            ("denoiser", before.denoiser, after.denoiser),
+            ("semantics", before.semantics, after.semantics),
+        )
+    }
+    assert same == {"encoder": True, "decoder": False, "denoiser": False, "semantics": True}
 
 
 def test_finished_stages_are_not_repeated(shards: Path, tmp_path: Path) -> None:
