@@ -22,7 +22,8 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
     """Punch an unmodified recalled file back to its placeholder.
 
     Raises FileModified when a user has edited the generated image (it is a new original then), Pinned, HardLinked,
-    FileOpen, OSError; RecallUnreachable where its next reader would not be noticed.
+    FileOpen, OSError; ProfileUnknown where the record's weights are not in the vault, RecallUnreachable where its next
+    reader would not be noticed.
     """
     site.require_noticing()
     with hold(tier, row, os.O_RDWR) as subject:
@@ -34,6 +35,7 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
         record_row = site.catalog.record(row.record_id) if row.record_id is not None else None
         if record_row is None or record_row.payload != envelope.record:
             raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
+        site.vault.require(record_row.profile)
         head = placeholder_head(record_row, envelope.source, metadata)
         before = fileops.allocated_bytes(subject.fd)
         intent = Intent("rerelease", row.path, record_row.id, row.inode, rule=rule)

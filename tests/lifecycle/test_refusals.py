@@ -22,6 +22,7 @@ from archiver.errors import (
 )
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site, open_site
 from archiver.models.vault import Vault
 from tests.lifecycle.conftest import photograph, row_of, scan_all
@@ -118,6 +119,21 @@ def test_release_refuses_when_the_weights_are_not_in_the_vault(site: Site, tier_
     _record_only(site, path)
     site.vault = Vault(tmp_path / "another vault")
     assert isinstance(refused(site, path), ProfileUnknown)
+
+
+def test_a_second_release_refuses_when_the_weights_are_not_in_the_vault(
+    site: Site, tier_root: Path, tmp_path: Path
+) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    recall(site, [path])
+    image = path.read_bytes()
+    site.vault = Vault(tmp_path / "another vault")
+    outcomes: list[Outcome] = []
+    archive(site, paths=[path], listener=outcomes.append)
+    assert [type(outcome.error) for outcome in outcomes] == [ProfileUnknown]
+    assert path.read_bytes() == image
+    assert row_of(site, path).state is State.RECALLED
 
 
 def test_release_refuses_a_symbolic_link_in_the_place_of_a_folder(site: Site, tier_root: Path, tmp_path: Path) -> None:
