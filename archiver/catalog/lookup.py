@@ -16,12 +16,11 @@ from sqlalchemy import (
     tuple_,
     update,
 )
-from sqlalchemy.schema import CreateIndex
 
 from archiver.catalog.ledger import Recorder, pages
 from archiver.catalog.rows import FileRow, ProfileUse, RecordRow, State, Version
 from archiver.catalog.store import PAGE
-from archiver.catalog.tables import CANDIDATES, Directory, File, Profile, Recalled, Record, RecordMetadata, Rule
+from archiver.catalog.tables import Directory, File, Profile, Recalled, Record, RecordMetadata, Rule
 from archiver.errors import NotTracked
 
 _FILE = select(
@@ -113,8 +112,6 @@ class Lookup(Recorder):
         wanted = [int(state) for state in states]
         if not set(wanted) <= set(CANDIDATE_STATES):
             raise ValueError("released and gone files are no candidates")
-        if self.is_sqlite:
-            self._build_candidate_index()
         query = _FILE.where(File.tier_id == tier_id, _IN_CANDIDATE_INDEX, File.state.in_(wanted))
         if accessed_before is not None:
             query = query.where(File.accessed_at < accessed_before)
@@ -132,14 +129,6 @@ class Lookup(Recorder):
                 return
             last = (rows[-1].accessed_at, rows[-1].id)
             left = None if left is None else left - len(rows)
-
-    def _build_candidate_index(self) -> None:
-        """Make the index of candidates where a first scan has left it out: a microsecond a file, once."""
-        with self._read() as connection:
-            there = connection.exec_driver_sql("SELECT 1 FROM sqlite_master WHERE name = ?", (CANDIDATES.name,)).first()
-        if not there:
-            with self._write() as connection:
-                connection.execute(CreateIndex(CANDIDATES, if_not_exists=True))
 
     def stream_files(
         self, tier_id: int | None, states: Iterable[State] | None = None, *, after: int = 0, under: str = ""

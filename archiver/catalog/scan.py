@@ -14,7 +14,6 @@ from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
-from sqlalchemy.schema import DropIndex
 
 from archiver.catalog.ledger import Ledger, Locked, Recorder, pages
 from archiver.catalog.rows import (
@@ -30,7 +29,7 @@ from archiver.catalog.rows import (
     Version,
 )
 from archiver.catalog.store import PAGE
-from archiver.catalog.tables import CANDIDATES, Directory, File, Gone, Recalled, signed64
+from archiver.catalog.tables import Directory, File, Gone, Recalled, signed64
 
 _DIRECTORIES = select(Directory.id, Directory.path, Directory.fingerprint)
 _TOP = 1 << 63
@@ -108,8 +107,6 @@ class ScanWriter(Recorder):
             if not self.is_sqlite:
                 # One writer of a tier's new files and directories at a time; SQLite has only one of anything.
                 ledger.connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s, %s)", (_SCAN_LOCK, tier_id))
-            if self.is_sqlite:
-                _leave_index_for_later(ledger.connection)
             numbers, fresh = _number_directories(ledger.connection, tier_id, changes)
             new, changed = _sort_new(ledger.connection, numbers, fresh, changes)
             changed += [pair for change in changes for pair in change.changed]
@@ -125,15 +122,6 @@ class ScanWriter(Recorder):
                 stamp = update(Directory).where(Directory.id == bindparam("directory"))
                 ledger.connection.execute(stamp.values(fingerprint=bindparam("print"), present=True), prints)
             return applied
-
-
-def _leave_index_for_later(connection: Connection) -> None:
-    """Into an empty catalog files come faster without the index of candidates, whose order is not theirs.
-
-    `Lookup.candidates` makes it, all at once, when it first asks for some.
-    """
-    if connection.exec_driver_sql("SELECT NOT EXISTS (SELECT 1 FROM file)").scalar():
-        connection.execute(DropIndex(CANDIDATES, if_exists=True))
 
 
 def _directory_row(directory_id: int, path: str, fingerprint: bytes | None) -> DirectoryRow:

@@ -145,22 +145,23 @@ class File(Base):
 
     __table_args__ = (
         UniqueConstraint("directory_id", "name"),
-        CheckConstraint("state BETWEEN 1 AND 6", name="state"),
-        CheckConstraint("state NOT IN (2, 3, 4, 5) OR record_id IS NOT NULL", name="has_record"),
-        CheckConstraint("state <> 1 OR record_id IS NULL", name="no_record"),
+        # Released files wait for nothing but a recall: they cost no entry here.
+        Index(
+            "ix_file_candidate",
+            "tier_id",
+            "accessed_at",
+            sqlite_where=text("state IN (1, 2, 4, 5)"),
+            postgresql_where=text("state IN (1, 2, 4, 5)"),
+        ),
         CheckConstraint("size >= 0 AND length(name) > 0", name="sane"),
+        # In one, resident files first: it is looked at for every file of a first scan.
+        CheckConstraint(
+            "CASE state WHEN 1 THEN record_id IS NULL WHEN 6 THEN TRUE"
+            " ELSE state BETWEEN 2 AND 5 AND record_id IS NOT NULL END",
+            name="state",
+        ),
         _NEVER_REUSED,
     )
-
-
-# Released files wait for nothing but a recall: they cost no entry here.
-CANDIDATES = Index(
-    "ix_file_candidate",
-    File.tier_id,
-    File.accessed_at,
-    sqlite_where=text("state IN (1, 2, 4, 5)"),
-    postgresql_where=text("state IN (1, 2, 4, 5)"),
-)
 
 
 class Record(Base):

@@ -168,9 +168,11 @@ def upgrade() -> None:
         sa.Column("record_id", ID, nullable=True),
         sa.Column("refusal", sa.Text(), nullable=True),
         sa.CheckConstraint("size >= 0 AND length(name) > 0", name=op.f("ck_file_sane")),
-        sa.CheckConstraint("state <> 1 OR record_id IS NULL", name=op.f("ck_file_no_record")),
-        sa.CheckConstraint("state BETWEEN 1 AND 6", name=op.f("ck_file_state")),
-        sa.CheckConstraint("state NOT IN (2, 3, 4, 5) OR record_id IS NOT NULL", name=op.f("ck_file_has_record")),
+        sa.CheckConstraint(
+            "CASE state WHEN 1 THEN record_id IS NULL WHEN 6 THEN TRUE"
+            " ELSE state BETWEEN 2 AND 5 AND record_id IS NOT NULL END",
+            name=op.f("ck_file_state"),
+        ),
         sa.ForeignKeyConstraint(["directory_id"], ["directory.id"], name="fk_file_directory_id"),
         sa.PrimaryKeyConstraint("id", name="pk_file"),
         sa.UniqueConstraint("directory_id", "name", name="uq_file_directory_id_name"),
