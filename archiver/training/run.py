@@ -52,7 +52,7 @@ def train(
     threads: int | None = None,
     long_side: int = _LONG_SIDE,
     weights: Path | None = None,
-    name: str = "embedded-2",
+    name: str = "embedded-1",
     licence: str = "Apache-2.0",
 ) -> None:
     """Run one stage, or all of them, on the tar shards in `data`; everything is kept under `out`.
