@@ -68,15 +68,15 @@ def disks(tier: Released) -> Iterator[Disks]:
                         tier.root / "wide.jpg",
                         folder / "disks" / kind / name_for(way, tool),
                     )
+        truth = folder / "disks" / next(iter(_FORMATS)) / "truth.jpg"
+        run("cp", "--preserve=timestamps", tier.root / "wide.jpg", truth)
         config = folder / "archiver.toml"
         config.write_text(text)
         call("--config", config, "db", "upgrade").ok()
         call("--config", config, "rebuild").ok()
-        run("cp", "--preserve=timestamps", tier.root / "wide.jpg", tier.root / "truth.jpg")
-        call("--config", tier.config, "rebuild").ok()
-        call("--config", tier.config, "recall", tier.root / "truth.jpg").ok()
-        assert kind_of(tier.root / "truth.jpg") is Kind.GENERATED
-        yield Disks(config, folder / "disks", tier.root / "truth.jpg", folder)
+        call("--config", config, "recall", truth).ok()
+        assert kind_of(truth) is Kind.GENERATED
+        yield Disks(config, folder / "disks", truth, folder)
 
 
 def _mount(image: Path, where: Path, command: tuple[str, ...], cleanup: ExitStack) -> None:
