@@ -24,6 +24,7 @@ from archiver.training.finish import finished_weights, train_finish
 from archiver.training.loop import Budget, averaged_weights
 
 log = logging.getLogger(__name__)
+_PRESETS = Path(__file__).parent / "presets.toml"  # of a finished network
 _LONG_SIDE = 256
 _WORKING_SIDES = 2  # how many times larger pictures are coded than they were trained on, once the finish has been run
 
@@ -109,13 +110,15 @@ def export(out: Path, weights: Path, name: str, licence: str, long_side: int = _
     `long_side`: of the pictures it was trained on.
     """
     finished = (out / "finish.safetensors").exists()
+    presets = ""
     blank = init_random(0, _WORKING_SIDES * long_side if finished else long_side)
     autoencoder = trained_autoencoder(out)
     if finished:
         denoiser, decoder = finished_weights(out)
         blank.denoiser.load_state_dict(denoiser)
         autoencoder.decoder.load_state_dict(decoder)
+        presets = _PRESETS.read_text(encoding="utf-8")
     else:
         blank.denoiser.load_state_dict(averaged_weights(out / "denoiser.safetensors"))
     models = EmbeddedModels(autoencoder, blank.denoiser, trained_semantics(out), blank.alphas_cumprod, blank.meta)
-    return save_profile(weights, models, name, licence)
+    return save_profile(weights, models, name, licence, presets)

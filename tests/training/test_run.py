@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from archiver.codec import schemes
 from archiver.errors import TrainingDataMissing, TrainingStageMissing
 from archiver.models.embedded import load_embedded
+from archiver.models.profiles import read_profile
 from archiver.training.data import Photos, held_out, load_photos, shard_members, to_pixels, to_tensor
 from archiver.training.features import load_features, visual_words, whitening
 from archiver.training.run import train
@@ -38,6 +40,8 @@ def test_the_finish_changes_the_denoiser_and_the_decoder_and_leaves_the_encoder(
     train(shards, tmp_path, "export", long_side=64, weights=tmp_path / "after")
     before, after = (load_embedded(tmp_path / name) for name in ("before", "after"))
     assert before.meta.long_side == 64 and after.meta.long_side == 128
+    assert not read_profile(tmp_path / "before").presets
+    assert {preset.scheme for preset in read_profile(tmp_path / "after").presets} == set(schemes.SUPPORTED)
     same = {
         name: all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
         for name, one, other in (

@@ -234,8 +234,11 @@ def init_random(seed: int, long_side: int = 256) -> EmbeddedModels:
     return _models(networks, meta)
 
 
-def save_profile(directory: Path, models: EmbeddedModels, name: str, licence: str) -> ProfileMeta:
-    """Write the networks as float16 safetensors and the `profile.toml` that pins them; returns what it says."""
+def save_profile(directory: Path, models: EmbeddedModels, name: str, licence: str, presets: str = "") -> ProfileMeta:
+    """Write the networks as float16 safetensors and the `profile.toml` that pins them; returns what it says.
+
+    `presets`: tables in TOML that say how its schemes are driven (`archiver.models.profiles`).
+    """
     directory.mkdir(parents=True, exist_ok=True)
     files = []
     parts = {"autoencoder": models.autoencoder, "denoiser": models.denoiser, "semantics": models.semantics}
@@ -245,7 +248,7 @@ def save_profile(directory: Path, models: EmbeddedModels, name: str, licence: st
         path.chmod(0o644)  # safetensors makes it private, but the daemon runs as another user
         files.append(WeightFile(path.name, _sha256(path)))
     meta = _meta(name, licence, models.meta.long_side, tuple(files))
-    (directory / PROFILE_FILE).write_text(_to_toml(meta), encoding="utf-8")
+    (directory / PROFILE_FILE).write_text(_to_toml(meta) + presets, encoding="utf-8")
     return meta
 
 
