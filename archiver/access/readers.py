@@ -15,6 +15,7 @@ from archiver.access.protocol import How
 
 _SPARED = 30.0  # seconds from one block to the next
 _SPARED_UNKNOWN = 2.0  # the same for processes of another namespace, which all look the same
+_IN_ALL = 4  # times as long: who keeps coming back to look is to get the image in the end
 _MOST_SPARED = 10_000
 
 
@@ -83,21 +84,30 @@ class Spared:
     """Who was given a placeholder as it is, and is still reading: the rest of it follows without asking again."""
 
     def __init__(self) -> None:
-        self._until: dict[Who, float] = {}  # oldest first
+        self._terms: dict[Who, tuple[float, float]] = {}  # next block by, all of it by; oldest first
 
     def add(self, who: Who) -> None:
-        self._until.pop(who, None)
-        self._until[who] = time.monotonic() + (_SPARED if who.pid else _SPARED_UNKNOWN)
-        while len(self._until) > _MOST_SPARED:
-            del self._until[next(iter(self._until))]
+        now, gap = time.monotonic(), _gap(who)
+        self._renew(who, now + gap, now + _IN_ALL * gap)
+
+    def _renew(self, who: Who, block: float, end: float) -> None:
+        self._terms.pop(who, None)
+        self._terms[who] = (min(block, end), end)
+        while len(self._terms) > _MOST_SPARED:
+            del self._terms[next(iter(self._terms))]
 
     def forget(self, device: int, inode: int) -> None:
-        for who in [who for who in self._until if (who.device, who.inode) == (device, inode)]:
-            del self._until[who]
+        for who in [who for who in self._terms if (who.device, who.inode) == (device, inode)]:
+            del self._terms[who]
 
     def goes_on(self, who: Who) -> bool:
-        """Whether this is the next block for one of them, who then has as much time again."""
-        if self._until.get(who, 0.0) <= time.monotonic():
+        """Whether this is the next block for one of them, who then has as much time again, but not for ever."""
+        now, (block, end) = time.monotonic(), self._terms.get(who, (0.0, 0.0))
+        if block <= now:
             return False
-        self.add(who)
+        self._renew(who, now + _gap(who), end)
         return True
+
+
+def _gap(who: Who) -> float:
+    return _SPARED if who.pid else _SPARED_UNKNOWN

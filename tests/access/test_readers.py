@@ -7,6 +7,8 @@ import os
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from archiver.access import readers
 from archiver.access.board import Board, Who
 from archiver.access.fanotify import PRE_ACCESS, Event
@@ -30,6 +32,22 @@ def test_an_id_is_never_used_again_not_even_by_the_next_responder() -> None:
     first, second = Readers(), Readers()
     ids = [group.add(3, EVENT, 1.0).id for group in (first, first, second, second)]
     assert ids == sorted(set(ids))
+
+
+@pytest.mark.parametrize(("pid", "gap"), [(42, 30.0), (0, 2.0)])
+def test_who_comes_back_again_and_again_is_asked_about_in_the_end(
+    monkeypatch: pytest.MonkeyPatch, pid: int, gap: float
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(readers.time, "monotonic", lambda: now)
+    spared, who = Spared(), Who(pid, 1, 2)
+    spared.add(who)
+    answers = []
+    for _ in range(100):
+        now += gap / 10
+        answers.append(spared.goes_on(who))
+    assert answers[:10] == [True] * 10
+    assert answers[-10:] == [False] * 10
 
 
 def test_who_reads_on_is_spared_until_the_file_is_forgotten() -> None:
