@@ -15,6 +15,15 @@ from archiver.errors.base import (
     EXIT_WARNINGS,
     ArchiverError,
 )
+from archiver.errors.hooks import (
+    EventUnreadable,
+    HookImpossible,
+    HookNotKept,
+    HookRefused,
+    QueueUnknown,
+    QueueUnreachable,
+    WebhookUnguarded,
+)
 from archiver.errors.keeping import (
     EnvelopeDamaged,
     FileBusy,
@@ -123,6 +132,7 @@ __all__ = [
     "DeskUnreachable",
     "DiskFull",
     "EnvelopeDamaged",
+    "EventUnreadable",
     "FileBusy",
     "FileModified",
     "FileOpen",
@@ -131,6 +141,9 @@ __all__ = [
     "GateFailed",
     "HardLinked",
     "HeldOriginalDamaged",
+    "HookImpossible",
+    "HookNotKept",
+    "HookRefused",
     "ImageRefused",
     "InputOutputError",
     "LeaseUnsupported",
@@ -154,6 +167,8 @@ __all__ = [
     "ProfileInUse",
     "ProfileInvalid",
     "ProfileUnknown",
+    "QueueUnknown",
+    "QueueUnreachable",
     "ReadOnlyFilesystem",
     "RecallUnreachable",
     "RecordCorrupt",
@@ -172,6 +187,7 @@ __all__ = [
     "TranscoderNotInstalled",
     "WatchLimit",
     "WatchingRefused",
+    "WebhookUnguarded",
     "WeightsDamaged",
     "from_os_error",
 ]
