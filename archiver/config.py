@@ -10,17 +10,13 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal
 
-from pathspec import PathSpec
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
@@ -28,9 +24,46 @@ from pydantic import (
     model_validator,
 )
 
-from archiver.config_problems import all_problems, disagreements
+from archiver.config_fields import (
+    AbsolutePath,
+    Duration,
+    Floor,
+    FormatName,
+    Interval,
+    Name,
+    NonEmpty,
+    OptionalSize,
+    Patterns,
+    SchemeName,
+    Section,
+    Size,
+    Tag,
+    absolute,
+    compile_patterns,
+    none,
+    not_empty,
+    path_matches,
+)
+from archiver.config_gateway import GatewaySettings
+from archiver.config_prices import PriceSettings, price_problems
+from archiver.config_problems import Place, all_problems, disagreements
+from archiver.config_tiers import AnyTier, LocalTierSettings, S3TierSettings, TierSettings
 from archiver.errors import ConfigInvalid, ConfigMissing
-from archiver.units import parse_duration, parse_size
+
+__all__ = [
+    "LocalTierSettings",
+    "S3TierSettings",
+    "Section",
+    "Settings",
+    "TierSettings",
+    "absolute",
+    "compile_patterns",
+    "config_path",
+    "load",
+    "parse",
+    "path_matches",
+    "redact_url",
+]
 
 ENVIRONMENT = "ARCHIVER_CONFIG"
 CATALOG_URL_ENVIRONMENT = "ARCHIVER_CATALOG_URL"
@@ -43,95 +76,12 @@ _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
 # No path, no query, and no user: a password does not belong into a configuration.
 _DECODER_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
 
-Listed = TypeVar("Listed", bound=tuple[str, ...])
-
-
-def absolute(path: Path) -> Path:
-    """Refuse what depends on the folder the program was started in, or on who started it."""
-    # The value is not named: a URL with a password, put where its file belongs, would be echoed.
-    if not path.is_absolute():
-        raise ValueError("must be an absolute path (~ and variables are not expanded)")
-    if ".." in path.parts:
-        raise ValueError("must not contain '..'")
-    return path
-
-
-def compile_patterns(patterns: Iterable[str]) -> PathSpec[Any]:
-    """Patterns as in .gitignore, in order, the last one that matches decides ("!" takes back).
-
-    Raises ValueError where one cannot be read.
-    """
-    try:
-        return PathSpec.from_lines("gitignore", patterns)
-    except re.error as error:
-        raise ValueError(f"{error}") from None
-
-
-def path_matches(patterns: PathSpec[Any], path: str) -> bool:
-    """Whether a path, relative to its tier, matches; whatever Linux allows in a name is fine, `os.fsdecode`d."""
-    # pathspec's expressions do not let "**" run over a line break, which a Linux file name may hold.
-    return patterns.match_file(path.replace("\n", "\ufffd"))
-
-
-def _readable_pattern(pattern: str) -> str:
-    try:
-        compiled = compile_patterns([pattern])
-    except ValueError as error:
-        raise ValueError(f"{pattern!r} is no path pattern: {error}") from None
-    if not compiled.patterns or compiled.patterns[0].include is None:
-        raise ValueError(f"{pattern!r} is no path pattern: it is empty or a comment")
-    return pattern
-
-
-def _not_empty(entries: Listed) -> Listed:
-    if not entries:
-        raise ValueError("is empty: no file could match")
-    return entries
-
-
-def _within_a_century(value: timedelta) -> timedelta:
-    # More would leave the calendar when it is added to or taken from a date.
-    if not timedelta(0) <= value <= timedelta(days=36500):
-        raise ValueError("must be between 0 and 100 years")
-    return value
-
-
-def _at_least_a_second(value: timedelta) -> timedelta:
-    if value < timedelta(seconds=1):
-        raise ValueError("must be at least a second: it is how often the daemon does this")
-    return value
-
-
-def _none(value: object) -> object:
-    """TOML has no null: the word "none" stands for a limit or floor that is not set."""
-    return None if value == "none" else value
-
-
-Duration = Annotated[timedelta, BeforeValidator(parse_duration), AfterValidator(_within_a_century)]
-Interval = Annotated[Duration, AfterValidator(_at_least_a_second)]
-Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
-OptionalSize = Annotated[Size | None, BeforeValidator(_none)]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-Floor = Annotated[Annotated[float, Field(ge=0.0)] | None, BeforeValidator(_none)]
-AbsolutePath = Annotated[Path, AfterValidator(absolute)]
-Patterns = tuple[Annotated[str, AfterValidator(_readable_pattern)], ...]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
-NonEmpty = Annotated[str, Field(min_length=1)]
-Tag = Annotated[str, Field(min_length=1, pattern=r"^[^,]*$")]
-SchemeName = Literal["sgc", "cocli", "coclico", "g-coclico", "seacom", "seseco", "lossless"]
-FormatName = Literal["jpeg", "png", "webp", "tiff"]
-
-
-class Section(BaseModel):
-    # Inputs stay out of error texts and tracebacks: any of them may be a password in the wrong place.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
 
 class CatalogSettings(Section):
     """Where the catalog is; a URL with a password belongs in a file or the environment, not in the configuration."""
 
     url: str = Field(default="sqlite:////var/lib/archiver/catalog.db", repr=False)
-    url_file: Annotated[AbsolutePath | None, BeforeValidator(_none)] = None
+    url_file: Annotated[AbsolutePath | None, BeforeValidator(none)] = None
 
     @field_validator("url")
     @classmethod
@@ -149,6 +99,8 @@ class CatalogSettings(Section):
 
 class VaultSettings(Section):
     path: AbsolutePath = Path("/var/lib/archiver/vault")
+    mirror: Annotated[Annotated[str, Field(pattern=r"^https?://\S+$")] | None, BeforeValidator(none)] = None
+    offline: bool = False
 
 
 class ModelSettings(Section):
@@ -166,25 +118,6 @@ class GateSettings(Section):
     colour: Floor = 24.0
 
 
-class TierSettings(Section):
-    name: Name
-    kind: Literal["local"] = "local"
-    path: AbsolutePath
-    high_watermark: Share = 0.0
-    low_watermark: Share = 0.0
-    sweep_files: Annotated[int, Field(ge=1)] = 10_000
-    sweep_bytes: Size = 100 * 10**9
-    exclude: Patterns = ()
-
-    @field_validator("low_watermark")
-    @classmethod
-    def _below_high(cls, low: float, info: ValidationInfo) -> float:
-        high = info.data.get("high_watermark", low)
-        if low > high:
-            raise ValueError(f"{low:g} must not be above high_watermark ({high:g})")
-        return low
-
-
 class RuleSettings(Section):
     """All conditions of a rule must hold; the first rule that matches a file decides."""
 
@@ -196,9 +129,9 @@ class RuleSettings(Section):
     min_size: Size = 64 * 1024
     max_size: OptionalSize = None
     min_pixels: Annotated[int, Field(ge=0)] = 0
-    max_pixels: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_none)] = None
-    formats: Annotated[tuple[FormatName, ...], AfterValidator(_not_empty)] = ("jpeg", "png", "webp", "tiff")
-    include: Annotated[Patterns, AfterValidator(_not_empty)] = ("**",)
+    max_pixels: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(none)] = None
+    formats: Annotated[tuple[FormatName, ...], AfterValidator(not_empty)] = ("jpeg", "png", "webp", "tiff")
+    include: Annotated[Patterns, AfterValidator(not_empty)] = ("**",)
     exclude: Patterns = ()
     tags: tuple[Tag, ...] = ()
     without_tags: tuple[Tag, ...] = ()
@@ -260,7 +193,7 @@ class RecallRuleSettings(Section):
     cgroup: tuple[NonEmpty, ...] = ()
     user: tuple[NonEmpty, ...] = ()
     tiers: tuple[str, ...] = ()
-    include: Annotated[Patterns, AfterValidator(_not_empty)] = ("**",)
+    include: Annotated[Patterns, AfterValidator(not_empty)] = ("**",)
     exclude: Patterns = ()
     action: Literal["recall", "placeholder", "refuse"] = "recall"
     errno: Literal["EPERM", "EIO", "EBUSY", "EAGAIN"] = "EPERM"
@@ -276,7 +209,7 @@ class RecallSettings(Section):
     deadline: Interval = timedelta(minutes=5)
     concurrent: Annotated[int, Field(ge=1, le=256)] = 4
     waiting: Annotated[int, Field(ge=1, le=100_000)] = 4096
-    per_hour: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(_none)] = 5000
+    per_hour: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(none)] = 5000
     rule: tuple[RecallRuleSettings, ...] = ()
 
     @property
@@ -292,13 +225,13 @@ class DecoderSettings(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     batch: Annotated[int, Field(ge=0, le=256)] = 0
     waiting: Annotated[int, Field(ge=1, le=100_000)] = 1024
-    idle: Annotated[Interval | None, BeforeValidator(_none)] = timedelta(minutes=10)
+    idle: Annotated[Interval | None, BeforeValidator(none)] = timedelta(minutes=10)
     timeout: Interval = timedelta(minutes=2)
-    token_file: Annotated[AbsolutePath | None, BeforeValidator(_none)] = None
-    ca_file: Annotated[AbsolutePath | None, BeforeValidator(_none)] = None
+    token_file: Annotated[AbsolutePath | None, BeforeValidator(none)] = None
+    ca_file: Annotated[AbsolutePath | None, BeforeValidator(none)] = None
     listen: Annotated[str, Field(pattern=_ADDRESS)] = "127.0.0.1:8465"
-    certificate_file: Annotated[AbsolutePath | None, BeforeValidator(_none)] = None
-    key_file: Annotated[AbsolutePath | None, BeforeValidator(_none)] = None
+    certificate_file: Annotated[AbsolutePath | None, BeforeValidator(none)] = None
+    key_file: Annotated[AbsolutePath | None, BeforeValidator(none)] = None
 
     @field_validator("where")
     @classmethod
@@ -356,15 +289,18 @@ class Settings(Section):
     recall: RecallSettings = RecallSettings()
     limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
-    tier: tuple[TierSettings, ...] = ()
+    gateway: GatewaySettings = GatewaySettings()
+    tier: tuple[AnyTier, ...] = ()
     rule: tuple[RuleSettings, ...] = ()
+    prices: tuple[PriceSettings, ...] = ()
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        tiers = [(tier.name, tier.path) for tier in self.tier]
+        tiers = [(tier.name, Place.of(tier.model_dump())) for tier in self.tier]
         rules = [(rule.name, rule.tiers) for rule in self.rule]
         recall_rules = [(rule.name, rule.tiers) for rule in self.recall.rule]
-        if problems := disagreements(tiers, rules, recall_rules):
+        priced = [(tier.name, tier.prices) for tier in self.tier if isinstance(tier, S3TierSettings)]
+        if problems := [*disagreements(tiers, rules, recall_rules), *price_problems(priced, self.prices)]:
             raise ValueError("; ".join(problems))
         return self
 

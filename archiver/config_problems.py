@@ -8,8 +8,9 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -22,12 +23,36 @@ def all_problems(error: ValidationError, raw: dict[str, Any], model: type[BaseMo
     return problems + _disagreements_in(raw)
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a tier lies: a folder, or a bucket and prefix; `shown` is what a user is told."""
+
+    path: PurePosixPath
+    shown: str
+
+    @classmethod
+    def of(cls, tier: dict[str, Any]) -> Place | None:
+        """From a [[tier]], validated or not; None where it cannot be told."""
+        if tier.get("kind") == "s3":
+            bucket, prefix, endpoint = (tier.get(key, "") for key in ("bucket", "prefix", "endpoint"))
+            if not (bucket and all(isinstance(part, str) for part in (bucket, prefix, endpoint))):
+                return None
+            server = re.sub(r"^https?://", "", endpoint.rstrip("/").lower())
+            return cls(PurePosixPath("s3:", server or "aws", bucket, prefix.strip("/")), f"s3://{bucket}/{prefix}")
+        path = str(tier.get("path"))
+        return cls(PurePosixPath(path), path) if path.startswith("/") else None
+
+    def overlaps(self, other: Place) -> bool:
+        """Whether one lies in the other."""
+        return self.path.is_relative_to(other.path) or other.path.is_relative_to(self.path)
+
+
 def disagreements(
-    tiers: Sequence[tuple[str, Path | None]],
+    tiers: Sequence[tuple[str, Place | None]],
     rules: Sequence[tuple[str, Sequence[str]]],
     recall_rules: Sequence[tuple[str, Sequence[str]]] = (),
 ) -> list[str]:
-    """What tiers (name, path) and both kinds of rules (name, tiers), each valid alone, get wrong together."""
+    """What tiers (name, place) and both kinds of rules (name, tiers), each valid alone, get wrong together."""
     problems = []
     names = [name for name, _ in tiers]
     named = (
@@ -41,21 +66,17 @@ def disagreements(
         problems += [
             f"rule {rule!r} names tier {name!r}, which is not configured" for name in wanted if name not in names
         ]
-    for (one, path), (other, second) in combinations(tiers, 2):
-        if path and second and (path.is_relative_to(second) or second.is_relative_to(path)):
-            problems.append(f"tiers {one!r} and {other!r} overlap: {path} and {second}")
+    for (one, first), (other, second) in combinations(tiers, 2):
+        if first and second and first.overlaps(second):
+            problems.append(f"tiers {one!r} and {other!r} overlap: {first.shown} and {second.shown}")
     return problems
 
 
 def _disagreements_in(raw: dict[str, Any]) -> list[str]:
     """As `disagreements`, from unvalidated TOML: what has not even the right type is left out."""
-    tiers = [(tier["name"], tier.get("path")) for tier in _tables(raw, "tier") if isinstance(tier.get("name"), str)]
+    tiers = [(tier["name"], Place.of(tier)) for tier in _tables(raw, "tier") if isinstance(tier.get("name"), str)]
     recall = raw.get("recall")
-    return disagreements(
-        [(name, Path(path) if isinstance(path, str) and path.startswith("/") else None) for name, path in tiers],
-        _rules_in(raw),
-        _rules_in(recall) if isinstance(recall, dict) else (),
-    )
+    return disagreements(tiers, _rules_in(raw), _rules_in(recall) if isinstance(recall, dict) else ())
 
 
 def _rules_in(raw: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -94,6 +115,8 @@ def _place(location: tuple[str | int, ...], raw: dict[str, Any]) -> tuple[str, s
     if len(location) < 2 or not isinstance(location[1], int):
         return "", ".".join(str(part) for part in location)
     kind, position, *rest = location
+    if kind == "tier":
+        rest = rest[1:]  # pydantic names the kind of tier, which is no key
     entry = raw[str(kind)][position]
     name = entry.get("name") if isinstance(entry, dict) else None
     shown = f'{kind} "{name}": ' if isinstance(name, str) else f"{kind} {int(position) + 1}: "
@@ -105,18 +128,33 @@ def _suggestion(location: tuple[str | int, ...], model: type[BaseModel]) -> str:
     *section, key = (str(part) for part in location if not isinstance(part, int))
     sections = dict(known_sections(model))
     here = list(sections.get(".".join(section), model).model_fields)
+    titles = {title: re.sub(r"^tier\..*", "tier", title) for title in sections if title}
+    elsewhere = {name: f"[{shown}] {name}" for title, shown in titles.items() for name in sections[title].model_fields}
+    if key in elsewhere:
+        return f" (did you mean {elsewhere[key]}?)"
     if near := difflib.get_close_matches(key, here, n=1, cutoff=0.5):
         return f" (did you mean {near[0]}?)"
-    elsewhere = {name: f"[{title}] {name}" for title, part in sections.items() if title for name in part.model_fields}
     if near := difflib.get_close_matches(key, elsewhere, n=1, cutoff=0.8):
         return f" (did you mean {elsewhere[near[0]]}?)"
     return f" (known here: {', '.join(here)})"
 
 
 def known_sections(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, type[BaseModel]]]:
-    """Every section of the settings with its dotted name: "" for the top, "catalog", "rule", "rule.gate" ..."""
+    """Every section of the settings with its dotted name: "" for the top, "catalog", "rule", "rule.gate" ...
+
+    Where it comes in several kinds, one for each: "tier.local", "tier.s3".
+    """
     yield prefix, model
     for name, field in model.model_fields.items():
-        for inner in (field.annotation, *get_args(field.annotation)):
-            if isinstance(inner, type) and issubclass(inner, BaseModel):
-                yield from known_sections(inner, f"{prefix}.{name}" if prefix else name)
+        title = f"{prefix}.{name}" if prefix else name
+        inner = sections_in(field.annotation)
+        for section in inner:
+            kind = f".{section.model_fields['kind'].default}" if len(inner) > 1 else ""
+            yield from known_sections(section, title + kind)
+
+
+def sections_in(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a key may hold, however deep in its type they are named."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in sections_in(part)]

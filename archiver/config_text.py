@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from archiver.config import CatalogSettings, Section, Settings, parse
+from archiver.config import CatalogSettings, LocalTierSettings, S3TierSettings, Section, Settings, parse
+from archiver.config_problems import sections_in
 from archiver.errors import ConfigInvalid
 from archiver.units import format_duration, format_size, parse_size
 
@@ -41,8 +42,8 @@ def _tables(name: str, value: Section | tuple[Section, ...]) -> Iterator[str]:
 def is_repeated(section: Section | type[Section], name: str) -> bool:
     """Whether a key of a section stands for [[tables]]."""
     kind = section if isinstance(section, type) else type(section)
-    inner = get_args(kind.model_fields[name].annotation)
-    return bool(inner) and isinstance(inner[0], type) and issubclass(inner[0], Section)
+    annotation = kind.model_fields[name].annotation
+    return get_origin(annotation) is tuple and bool(sections_in(annotation))
 
 
 def default_config(data_dir: Path, tiers: Sequence[Path]) -> str:
@@ -81,7 +82,7 @@ def advice(settings: Settings, path: Path) -> Iterator[str]:
     for tier in settings.tier:
         if not any(rule.action != "keep" for rule in settings.rule if not rule.tiers or tier.name in rule.tiers):
             yield f"tier {tier.name!r}: no rule releases or records anything on it"
-        if not tier.path.is_dir():
+        if isinstance(tier, LocalTierSettings) and not tier.path.is_dir():
             yield f"tier {tier.name!r}: {tier.path} is not a folder now; until it is there the tier is unreachable"
     if settings.release.grace == timedelta(0):
         yield "release.grace is 0s: an original is gone the moment it is released, beyond `archiver undo`"
@@ -92,6 +93,9 @@ def advice(settings: Settings, path: Path) -> Iterator[str]:
     for key in (settings.decoder.token_file, settings.decoder.key_file):
         if key is not None and key.exists() and key.stat().st_mode & 0o077:
             yield f"{key} lets whoever reads it decode, or pose as the decoder, and others may read it: chmod 600"
+    for tier in settings.tier:
+        if isinstance(tier, S3TierSettings) and tier.endpoint.startswith("http://"):
+            yield f"tier {tier.name!r}: {tier.endpoint}: images travel in the clear"
     if (settings.decoder.url or "").startswith("http://"):
         yield f"{settings.decoder.url}: token, records and pictures travel in the clear"
 

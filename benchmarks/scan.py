@@ -32,11 +32,11 @@ _SCAN = """
 import json, resource, sys, time
 from pathlib import Path
 from archiver.catalog import Catalog
-from archiver.config import TierSettings
+from archiver.config import LocalTierSettings
 from archiver.tiers.local import LocalTier
 from archiver.tiers.scan import scan
 catalog = Catalog.open("sqlite:///" + sys.argv[2], create=True)
-tier = LocalTier(TierSettings(name="photos", path=Path(sys.argv[1])))
+tier = LocalTier(LocalTierSettings(name="photos", path=Path(sys.argv[1])))
 wall, cpu = time.perf_counter(), time.process_time()
 report = scan(catalog, tier)
 wall, cpu = time.perf_counter() - wall, time.process_time() - cpu

@@ -18,11 +18,12 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from archiver.config import (
+    LocalTierSettings,
     RecallRuleSettings,
     RuleSettings,
+    S3TierSettings,
     Section,
     Settings,
-    TierSettings,
     compile_patterns,
     config_path,
     load,
@@ -30,6 +31,7 @@ from archiver.config import (
     path_matches,
     redact_url,
 )
+from archiver.config_prices import PriceSettings, StorageClassPrices
 from archiver.config_problems import known_sections
 from archiver.config_text import advice, default_config, example, render
 from archiver.errors import ConfigInvalid, ConfigMissing
@@ -63,8 +65,12 @@ def documented() -> dict[str, Any]:
     section, seen = "", set[str]()
     for line in example().splitlines():
         if header := re.match(r"^\[+([a-z.]+)\]+$", line):
-            section = header[1] if header[1] not in seen else "(repeated)"
-            seen.add(header[1])
+            title = "tier.local" if header[1] == "tier" else header[1]
+            section = title if title not in seen else "(repeated)"
+            seen.add(title)
+        elif line == 'kind = "s3"':
+            section = "tier.s3"
+            found |= {"tier.s3.name": "", "tier.s3.kind": "s3"}
         elif (entry := ENTRY.match(line)) and section != "(repeated)":
             found[f"{section}.{entry['key']}"] = tomllib.loads(f"x = {entry['default'] or entry['value']}")["x"]
     return found
@@ -81,7 +87,7 @@ def fields() -> Iterator[tuple[str, str, type[BaseModel]]]:
 
 def test_the_example_is_a_valid_configuration() -> None:
     settings = parse(example(), HERE)
-    assert [tier.name for tier in settings.tier] == ["phones", "albums"]
+    assert [tier.name for tier in settings.tier] == ["phones", "albums", "bucket"]
     assert [rule.action for rule in settings.rule] == ["release", "record"]
     assert settings.rule[1].gate.semantic > settings.rule[0].gate.semantic
 
@@ -100,9 +106,12 @@ def test_the_example_teaches_the_true_default(key: str, name: str, model: type[B
         return
     taught = documented()[key]
     required = {
-        TierSettings: {"name": "t", "path": "/t"},
+        LocalTierSettings: {"name": "t", "path": "/t"},
+        S3TierSettings: {"name": "t", "bucket": "photos"},
         RuleSettings: {"name": "r"},
         RecallRuleSettings: {"name": "r"},
+        PriceSettings: {"name": "p", "storage": [{"name": "STANDARD"}]},
+        StorageClassPrices: {"name": "STANDARD"},
     }.get(model, {})
     if name == "url_file":
         assert taught == "none"
@@ -200,7 +209,9 @@ def test_all_problems_are_listed_at_once() -> None:
 def test_a_misspelt_key_is_answered_with_the_right_one(key: str, name: str, model: type[BaseModel]) -> None:
     title, wrong = key.rpartition(".")[0], name + "x"
     repeated = ("tier", "rule", "recall.rule")
+    title, _, kind = title.partition(".") if title.startswith("tier.") else (title, "", "")
     header = f"[[{title}]]" if title in repeated else f"[[rule]]\n[{title}]" if "." in title else f"[{title}]"
+    header += f'\nkind = "{kind}"' if kind else ""
     assert any(f"unknown key {wrong}" in p or f".{wrong}" in p for p in problems_of(f"{header}\n{wrong} = 1"))
     assert any(re.search(rf"did you mean {name}\?", problem) for problem in problems_of(f"{header}\n{wrong} = 1"))
 
@@ -224,7 +235,54 @@ def test_unreadable_patterns_are_refused(pattern: str) -> None:
 def test_overlapping_tiers_are_refused() -> None:
     tiers = '[[tier]]\nname = "a"\npath = "/p"\n[[tier]]\nname = "b"\npath = "/p/q"\n'
     assert problems_of(tiers) == ("tiers 'a' and 'b' overlap: /p and /p/q",)
-    assert parse(tiers.replace('"/p/q"', '"/pq"'), HERE).tier[1].path == Path("/pq")
+    apart = parse(tiers.replace('"/p/q"', '"/pq"'), HERE).tier[1]
+    assert isinstance(apart, LocalTierSettings)
+    assert apart.path == Path("/pq")
+
+
+BUCKET = '[[tier]]\nname = "{}"\nkind = "s3"\nbucket = "photos"\nprefix = "{}"\nendpoint = "{}"\n'
+
+
+def test_tiers_of_one_bucket_are_refused_where_their_prefixes_overlap() -> None:
+    one = BUCKET.format("a", "2019", "https://s3.example")
+    assert problems_of(one + BUCKET.format("b", "2019/phone", "https://S3.example/")) == (
+        "tiers 'a' and 'b' overlap: s3://photos/2019 and s3://photos/2019/phone",
+    )
+    for other in (
+        ("b", "2019-phone", "https://s3.example"),
+        ("b", "2019", "https://another.example"),
+        ("b", "2019", ""),
+    ):
+        assert len(parse(one + BUCKET.format(*other), HERE).tier) == 2
+
+
+def test_a_tier_of_unknown_kind_is_told_of_both() -> None:
+    assert problems_of('[[tier]]\nname = "a"\npath = "/a"\nkind = "S3"') == (
+        "tier \"a\": kind: should be 'local' or 's3'",
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("endpoint", "https://user:secret@s3.example"),
+        ("endpoint", "s3.example"),
+        ("prefix", "/photos"),
+        ("prefix", "photos//2019"),
+        ("prefix", ".archiver/"),
+        ("prefix", "a/../b"),
+        ("inventory", "https://reports.example/"),
+        ("sse_key", "arn:aws:kms:eu-central-1:1:key/2"),
+        ("bytes_per_second", "0 B"),
+        ("bucket", "p"),
+    ],
+)
+def test_a_bucket_that_could_not_be_one_is_refused(key: str, value: str) -> None:
+    known = {"name": "b", "kind": "s3", "bucket": "photos"} | {key: value}
+    problems = problems_of("[[tier]]\n" + "\n".join(f'{name} = "{given}"' for name, given in known.items()))
+    assert len(problems) == 1
+    assert key in problems[0]
+    assert "secret" not in problems[0]
 
 
 def test_files_that_cannot_be_read_say_so(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from archiver import doctor
-from archiver.config import Settings, TierSettings
+from archiver.config import LocalTierSettings, Settings
 from archiver.doctor import Verdict
 from archiver.tiers.local import LocalTier
 from tests.access.watching import Site
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.root
 
 
 def finding(root: Path) -> doctor.Check:
-    tier = LocalTier(TierSettings(name="tier", path=root))
+    tier = LocalTier(LocalTierSettings(name="tier", path=root))
     try:
         return doctor._recall_on_read("tier", tier)
     finally:

@@ -11,7 +11,7 @@ from fixtures_fs import MIB, enter_private_mounts, run
 
 from archiver.catalog import Catalog
 from archiver.catalog.rows import FileRow
-from archiver.config import TierSettings
+from archiver.config import LocalTierSettings
 from archiver.tiers.local import LocalTier
 
 
@@ -44,7 +44,7 @@ def folder(ext4: Path, request: pytest.FixtureRequest) -> Path:
 @pytest.fixture
 def tier(folder: Path) -> Iterator[LocalTier]:
     """An empty local tier."""
-    local = LocalTier(TierSettings(name="photos", path=folder))
+    local = LocalTier(LocalTierSettings(name="photos", path=folder))
     yield local
     local.close()
 

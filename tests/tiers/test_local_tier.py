@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fixtures_fs import Disk, need_root, run
 
-from archiver.config import TierSettings
+from archiver.config import LocalTierSettings
 from archiver.errors import SystemRefused, TierUnreachable
 from archiver.tiers import fileops
 from archiver.tiers.local import Abilities, Identity, LocalTier
@@ -17,7 +17,7 @@ from archiver.tiers.local import Abilities, Identity, LocalTier
 
 def test_an_unmounted_disk_is_unreachable_not_empty(make_disk: Callable[..., Disk]) -> None:
     disk = make_disk()
-    tier = LocalTier(TierSettings(name="photos", path=disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
     tier.expect(str(tier.check()))
     assert os.listdir(tier.root_fd)
     tier.close()  # and nothing of it keeps the disk busy
@@ -34,7 +34,7 @@ def test_an_unmounted_disk_is_unreachable_not_empty(make_disk: Callable[..., Dis
 
 def test_another_disk_at_the_same_place_is_not_the_tier(make_disk: Callable[..., Disk]) -> None:
     first, second = make_disk(), make_disk()
-    tier = LocalTier(TierSettings(name="photos", path=first.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=first.path))
     tier.expect(str(tier.check()))
     run("umount", first.path)
     run("mount", "-o", "loop", second.image, first.path)
@@ -103,7 +103,7 @@ def test_an_area_that_is_a_symlink_is_refused(tier: LocalTier, folder: Path, tmp
 
 def test_an_area_on_another_filesystem_is_refused(make_disk: Callable[..., Disk], tmp_path: Path) -> None:
     disk = make_disk()
-    tier = LocalTier(TierSettings(name="photos", path=disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
     (disk.path / ".archiver").mkdir(mode=0o700)
     run("mount", "-t", "tmpfs", "-o", "mode=0700", "none", disk.path / ".archiver")
     with pytest.raises(SystemRefused, match="another filesystem"):
@@ -120,7 +120,7 @@ def test_acts_under_way_are_told_by_their_inode(tier: LocalTier) -> None:
 
 def test_abilities_are_tried_out_and_nothing_stays_behind(make_disk: Callable[..., Disk]) -> None:
     disk = make_disk()
-    tier = LocalTier(TierSettings(name="photos", path=disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
     assert tier.probe() == Abilities(
         filesystem="ext4", writable=True, xattr=True, lease=True, punch_hole=True, exchange=True, atime=True
     )
@@ -134,13 +134,13 @@ def test_abilities_are_tried_out_and_nothing_stays_behind(make_disk: Callable[..
 
 def test_a_filesystem_without_access_times_is_known(make_disk: Callable[..., Disk]) -> None:
     disk = make_disk(options="noatime")
-    tier = LocalTier(TierSettings(name="photos", path=disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
     assert not tier.keeps_atime()
     tier.close()
 
 
 def test_space_is_that_of_the_tiers_filesystem(small_disk: Disk) -> None:
-    tier = LocalTier(TierSettings(name="photos", path=small_disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=small_disk.path))
     before = tier.space()
     assert 0.0 <= before.used_share < 0.5
     small_disk.fill()

@@ -14,7 +14,7 @@ from sqlalchemy import event
 
 from archiver.catalog import Catalog
 from archiver.catalog.rows import Applied, FileRow, State
-from archiver.config import TierSettings
+from archiver.config import LocalTierSettings
 from archiver.errors import InputOutputError, TierBeingScanned, TierUnreachable
 from archiver.tiers import fileops
 from archiver.tiers.listing import Skip
@@ -126,7 +126,7 @@ def test_what_the_configuration_excludes_is_never_looked_at_and_never_gone(
         put(path)
     scan(catalog, tier)
     assert len(files()) == 5
-    narrow = LocalTier(TierSettings(name="photos", path=tier.root, exclude=("@eaDir/", "*.tmp.jpg")))
+    narrow = LocalTier(LocalTierSettings(name="photos", path=tier.root, exclude=("@eaDir/", "*.tmp.jpg")))
     report = scan(catalog, narrow)
     narrow.close()
     assert (report.files, report.changes) == (2, Applied())
@@ -137,7 +137,7 @@ def test_what_the_configuration_excludes_is_never_looked_at_and_never_gone(
 def test_an_exclusion_can_take_a_path_back(catalog: Catalog, tier: LocalTier, files: Files, put: Put) -> None:
     for path in ("2019/a.jpg", "2019/best/b.jpg"):
         put(path)
-    tier = LocalTier(TierSettings(name="photos", path=tier.root, exclude=("2019/**", "!2019/best/**")))
+    tier = LocalTier(LocalTierSettings(name="photos", path=tier.root, exclude=("2019/**", "!2019/best/**")))
     scan(catalog, tier)
     tier.close()
     assert list(files()) == ["2019/best/b.jpg"]
@@ -175,7 +175,7 @@ def test_access_times_of_a_filesystem_that_does_not_keep_them_are_ignored(
     disk = make_disk(options="noatime")
     (disk.path / "a.jpg").touch()
     os.utime(disk.path / "a.jpg", (1_600_000_000, 1_400_000_000))
-    tier = LocalTier(TierSettings(name="photos", path=disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
     scan(catalog, tier)
     tier.close()
     assert [row.accessed_at for row in catalog.stream_files(None)] == [1_400_000_000]
@@ -380,7 +380,7 @@ def test_progress_tells_where_the_scan_is(catalog: Catalog, tier: LocalTier, put
 def test_a_read_only_or_full_disk_is_scanned_all_the_same(catalog: Catalog, small_disk: Disk) -> None:
     (small_disk.path / "a.jpg").touch()
     small_disk.remount("ro")
-    tier = LocalTier(TierSettings(name="photos", path=small_disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=small_disk.path))
     assert scan(catalog, tier).changes == Applied(new=1)
     assert scan(catalog, tier).changes == Applied()
     tier.close()
@@ -397,7 +397,7 @@ def test_a_disk_that_fails_is_a_named_error_and_nothing_is_gone(
     for name in ("1/a.jpg", "2/b.jpg"):
         (faulty_disk.path / name).parent.mkdir()
         (faulty_disk.path / name).touch()
-    tier = LocalTier(TierSettings(name="photos", path=faulty_disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=faulty_disk.path))
     scan(catalog, tier)
     tier.close()
     run("umount", faulty_disk.path)  # and with it all that the kernel has in memory

@@ -11,7 +11,7 @@ from fixtures_fs import Disk, need_root, run
 
 from archiver.catalog import Catalog
 from archiver.catalog.rows import Act, Applied, FileRow, State
-from archiver.config import TierSettings
+from archiver.config import LocalTierSettings
 from archiver.errors import TierNotScanned, TierUnreachable
 from archiver.tiers import fileops, walk
 from archiver.tiers.listing import Listing, Skip
@@ -30,7 +30,7 @@ def test_an_unmounted_tier_is_unreachable_and_nothing_is_gone(catalog: Catalog, 
     disk = make_disk()
     for name in ("a.jpg", "b.jpg"):
         (disk.path / name).touch()
-    tier = LocalTier(TierSettings(name="photos", path=disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
     scan(catalog, tier)
     tier.close()
     run("umount", disk.path)
@@ -53,7 +53,7 @@ def test_a_tier_that_is_unmounted_during_the_scan_loses_nothing(
     for name in ("1/a.jpg", "2/b.jpg"):
         (disk.path / name).parent.mkdir()
         (disk.path / name).touch()
-    tier = LocalTier(TierSettings(name="photos", path=disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
     scan(catalog, tier)
     (disk.path / "1/a.jpg").unlink()  # this is really gone, but cannot be known for sure once the disk is away
 
@@ -85,7 +85,7 @@ def test_an_empty_folder_is_not_taken_for_a_tier(
     disk = make_disk()
     (disk.path / "a.jpg").touch()
     run("umount", disk.path)
-    tier = LocalTier(TierSettings(name="photos", path=disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
     report = scan(catalog, tier)
     assert not report.complete and report.warned == 1
     assert catalog.tiers()[0].first_scan_done_at is None
@@ -163,7 +163,7 @@ def test_a_folder_that_may_not_be_read_is_a_warning_and_nothing_in_it_is_gone(
 
     def check() -> None:
         with Catalog.open(f"sqlite:///{state}/catalog.db", create=True) as catalog:
-            tier = LocalTier(TierSettings(name="photos", path=root))
+            tier = LocalTier(LocalTierSettings(name="photos", path=root))
             assert scan(catalog, tier).files == 4
             (root / "open/a.jpg").unlink()
             (root / "closed").chmod(0o000)

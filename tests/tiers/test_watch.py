@@ -16,7 +16,7 @@ from fixtures_fs import Disk, run, unavailable
 
 from archiver.catalog import Catalog
 from archiver.catalog.rows import FileRow
-from archiver.config import TierSettings
+from archiver.config import LocalTierSettings
 from archiver.tiers import fileops, inotify
 from archiver.tiers.agenda import Agenda, Due
 from archiver.tiers.local import LocalTier
@@ -106,7 +106,7 @@ def test_what_was_moved_out_of_the_tier_is_watched_no_longer(
     catalog: Catalog, folder: Path, put: Put, watch: Callable[..., Watched]
 ) -> None:
     put("tier/2019/sub/a.jpg")
-    tier = LocalTier(TierSettings(name="photos", path=folder / "tier"))
+    tier = LocalTier(LocalTierSettings(name="photos", path=folder / "tier"))
     with watch(tier) as watched:
         (folder / "tier/2019").rename(folder / "outside")
         assert watched.reports.get(timeout=NEVER).changes.gone == 1
@@ -121,7 +121,7 @@ def test_only_images_and_folders_wake_it(
     catalog: Catalog, tier: LocalTier, files: Files, put: Put, watch: Callable[..., Watched], tmp_path: Path
 ) -> None:
     put("a.jpg")
-    tier = LocalTier(TierSettings(name="photos", path=tier.root, exclude=("@eaDir/",)))
+    tier = LocalTier(LocalTierSettings(name="photos", path=tier.root, exclude=("@eaDir/",)))
     (tier.root / "@eaDir").mkdir()
     with watch(tier) as watched:
         put("notes.txt")
@@ -205,7 +205,7 @@ def test_under_noatime_every_read_is_an_event_but_our_own(
     for name in ("ours.jpg", "theirs.jpg"):
         (disk.path / name).write_bytes(b"photograph")
         os.utime(disk.path / name, (1_500_000_000, 1_500_000_000))
-    tier = LocalTier(TierSettings(name="photos", path=disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
     with watch(tier) as watched:
         with tier.own_reads.of("ours.jpg"):
             assert (disk.path / "ours.jpg").read_bytes()
@@ -260,7 +260,7 @@ LIMITED = """
 import logging, queue, sys
 from pathlib import Path
 from archiver.catalog import Catalog
-from archiver.config import TierSettings
+from archiver.config import LocalTierSettings
 from archiver.tiers.local import LocalTier
 from archiver.tiers.watch import Timing, Watcher
 
@@ -269,7 +269,7 @@ logging.basicConfig(format="%(levelname)s %(message)s", stream=sys.stdout)
 reports = queue.SimpleQueue()
 root = Path(sys.argv[1])
 with Catalog.open(sys.argv[2], create=True) as catalog:
-    tier = LocalTier(TierSettings(name="photos", path=root))
+    tier = LocalTier(LocalTierSettings(name="photos", path=root))
     watcher = Watcher(catalog, tier, timing=Timing(quiet=0), heard=reports.put)
     watcher.start()
     print(reports.get(timeout=20).changes.new, "new at first", flush=True)
@@ -302,7 +302,7 @@ def test_a_disk_that_goes_and_comes_is_watched_again(
 ) -> None:
     disk = make_disk()
     (disk.path / "a.jpg").touch()
-    tier = LocalTier(TierSettings(name="photos", path=disk.path))
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
     warned = threading.Event()
 
     class Hear(logging.Handler):
@@ -349,8 +349,8 @@ def test_a_scan_that_runs_already_is_waited_for(
 
 
 def test_stopping_ends_at_once_also_before_the_tier_was_there(catalog: Catalog, tmp_path: Path) -> None:
-    watcher = Watcher(catalog, LocalTier(TierSettings(name="photos", path=tmp_path / "missing")), timing=Timing())
+    watcher = Watcher(catalog, LocalTier(LocalTierSettings(name="photos", path=tmp_path / "missing")), timing=Timing())
     watcher.start()
     watcher.stop()
     assert watcher.alive
-    Watcher(catalog, LocalTier(TierSettings(name="photos", path=tmp_path))).stop()
+    Watcher(catalog, LocalTier(LocalTierSettings(name="photos", path=tmp_path))).stop()

@@ -1,0 +1,1 @@
+"""Buckets as tiers; nothing outside of this package knows boto3."""
