@@ -28,6 +28,7 @@ from archiver.formats import (
     xmp,
 )
 from archiver.formats.containers import container_of
+from archiver.formats.facts import Encoded, Step
 
 PIXELS = np.asarray(made.photo(160, 120, noise=6))
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
@@ -113,6 +114,45 @@ def test_more_room_gives_a_better_picture(name: str) -> None:
         wanted = np.asarray(Image.fromarray(PIXELS).resize((320, 240), Image.Resampling.LANCZOS), dtype=float)
         errors.append(np.abs(shown - wanted).mean())
     assert errors[0] > errors[1] > errors[2]
+
+
+@pytest.mark.parametrize(("fmt", "quality"), [("JPEG", 95), ("WEBP", 98)])
+def test_a_much_enlarged_picture_is_encoded_once_at_a_quality_that_shows_all_of_it(
+    fmt: str, quality: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = made.saved(made.photo(1000, 750, noise=20), fmt, quality=quality)
+    container = container_of(Format(fmt.lower()))
+    encoded: list[tuple[int, int]] = []
+    encode = container.encode
+
+    def counted(image: Image.Image, step: Step) -> Encoded:
+        encoded.append(image.size)
+        return encode(image, step)
+
+    monkeypatch.setattr(container, "encode", counted)
+    with Image.open(io.BytesIO(generate(data))) as image:
+        shown = np.asarray(image.convert("RGB"), dtype=float)
+    assert encoded == [(1000, 750)], "its reader waits"
+    wanted = np.asarray(Image.fromarray(PIXELS).resize((1000, 750), Image.Resampling.BICUBIC), dtype=float)
+    assert 10 * np.log10(255**2 / ((shown - wanted) ** 2).mean()) > 40
+
+
+@pytest.mark.parametrize("length", [20_000, 25_000, 30_000])
+def test_a_much_enlarged_picture_that_does_not_fit_at_once_nearly_fills_its_file(length: int) -> None:
+    data = made.jpeg(made.photo(1000, 750, noise=20), quality=95)
+    result = generate(data, length)
+    assert len(result) == length
+    assert len(result) - result.count(0) > 0.8 * length, "the rest is padding, of zeros"
+
+
+def test_an_enlarged_picture_has_no_seams() -> None:
+    from archiver.formats.pixels import enlarged
+
+    size = (1001, 777)
+    whole = np.asarray(Image.fromarray(PIXELS).resize(size, Image.Resampling.BICUBIC), dtype=int)
+    apart = np.abs(np.asarray(enlarged(PIXELS, size), dtype=int) - whole)
+    assert apart.max() <= 16, "which of the two directions Pillow takes first makes a difference at sharp edges"
+    assert apart.mean() < 0.5
 
 
 def test_a_lossless_source_with_room_enough_gets_the_very_pixels() -> None:
