@@ -1,4 +1,4 @@
-"""Train the autoencoder: L1 plus a perceptual distance in EfficientNet-Lite0 features."""
+"""Train the autoencoder: L1 and a perceptual distance first, then by what critics say as well."""
 
 from __future__ import annotations
 
@@ -7,34 +7,36 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from archiver.models.embedded.autoencoder import Autoencoder
-from archiver.models.embedded.backbone import EfficientNetLite0
 from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos
 from archiver.training.loop import PARTS, Budget, Rhythm, Trainer
+from archiver.training.sight import Sight, critics_for
 
-_TAPS = (0, 2, 4, 7, 10, 14)
 _LATENT_NOISE = 0.05  # of unit-variance latents: makes the decoder forgive the denoiser's small errors
+_ENLARGED_SHARE = 0.5  # of crops are looked at twice as large: what a picture of 512 pixels shows in as many cells
 RHYTHM = Rhythm(rate=5e-4, ema=0.998)
 
 
-def perceptual_distance(backbone: EfficientNetLite0, made: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared distance of channel-normalised features over several depths (LPIPS without its learnt weights,
-    arXiv 1801.03924); 0 for equal pictures, a scalar.
-    """
-    with torch.no_grad():
-        wanted_maps = backbone.taps(wanted, _TAPS)
-    total = made.new_zeros(())
-    for a, b in zip(backbone.taps(made, _TAPS), wanted_maps, strict=True):
-        total = total + (F.normalize(a.float(), dim=1) - F.normalize(b.float(), dim=1)).square().sum(1).mean()
-    return total / len(_TAPS)
+class Judged(Autoencoder):
+    """An autoencoder, and the critics that are trained with it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.critics = critics_for(published_backbone())
 
 
-def _perceptual_weight(progress: float) -> float:
-    """Low while colours and layout settle, then high enough to ask for texture."""
-    return 0.1 + 0.9 * min(1.0, max(0.0, (progress - 0.1) / 0.4))
+def _weights(progress: float) -> dict[str, float]:
+    """Of the losses: colours and layout settle first, then texture is asked for, then that it looks real."""
+    texture, real = (min(1.0, max(0.0, (progress - begin) / 0.4)) for begin in (0.1, 0.4))
+    return {
+        "colour": 2.0,
+        "perceptual": 0.1 + 0.9 * texture,
+        "meaning": real,
+        "adversarial": 0.06 * real,
+        "critic": 1.0,
+    }
 
 
 def psnr(made: Tensor, wanted: Tensor) -> float:
@@ -48,28 +50,28 @@ def train_autoencoder(
 ) -> None:
     """Train, or go on training, `out/autoencoder.safetensors`."""
     torch.manual_seed(seed)
-    network = Autoencoder().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    backbone = published_backbone().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = Judged().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    sight = Sight(network.critics)
     trainer = Trainer(network, out / "autoencoder.safetensors", rhythm, seed)
     offset = (photos.pixels.shape[1] - side) // 2
     probe = photos.pictures(photos.validation[:64])[:, :, offset : offset + side, offset : offset + side]
 
     def loss(progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
         wanted = photos.crops(rng, batch // PARTS, side)
+        enlarge = 2 if rng.random() < _ENLARGED_SHARE else 1
         with torch.autocast("cpu", torch.bfloat16):
             latent = network.encode(wanted).float()
             latent = latent + _LATENT_NOISE * torch.randn(latent.shape, generator=noise)
-            made = network.decode(latent)
-            perceptual = perceptual_distance(backbone, made, wanted)
-        pixel = (made.float() - wanted).abs().mean()
-        total = pixel + _perceptual_weight(progress) * perceptual
-        return {"total": total, "pixel": pixel, "perceptual": perceptual}
+            losses = sight.losses(network.decode(latent), wanted, enlarge)
+        weighted = (weight * losses[name] for name, weight in _weights(progress).items())
+        return {"total": sum(weighted, start=torch.zeros(())), **losses}
 
     def check() -> dict[str, float]:
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             latent = network.encode(probe)
             made = network.decode(latent)
-            distance = float(perceptual_distance(backbone, made, probe))
-        return {"psnr": psnr(made, probe), "held_out_perceptual": distance, "latent_std": float(latent.float().std())}
+            held_out = sight.losses(made, probe, 1)
+        measured = {f"held_out_{name}": float(held_out[name]) for name in ("perceptual", "meaning", "colour")}
+        return {"psnr": psnr(made, probe), "latent_std": float(latent.float().std()), **measured}
 
     trainer.run(budget, loss, check)

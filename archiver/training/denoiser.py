@@ -73,17 +73,20 @@ def draw(
     return Batch(latents[:, :, y, x].contiguous(), conditions, Keep(kept[0], kept[1], kept[2]), mirrored)
 
 
-def _v_loss(network: Denoiser, batch: Batch, alphas: Tensor, t: Tensor, noise: torch.Generator) -> Tensor:
-    """Mean squared error of v for batch latents noised to timesteps t (B,)."""
+def estimate(
+    network: Denoiser, batch: Batch, alphas: Tensor, t: Tensor, noise: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The network's estimate of the clean latents (B, 16, h, w) of a batch noised to timesteps t (B,), and the mean
+    squared error of its v (Salimans & Ho, arXiv 2202.00512).
+    """
     level = alphas[t].view(-1, 1, 1, 1)
     epsilon = torch.randn(batch.latents.shape, generator=noise)
     noisy = level.sqrt() * batch.latents + (1 - level).sqrt() * epsilon
     wanted = level.sqrt() * epsilon - (1 - level).sqrt() * batch.latents
-    noisy = noisy.contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):
-        made = network(noisy, t, batch.conditions, batch.keep)
-    error: Tensor = made.float() - wanted
-    return error.square().mean()
+        made = network(noisy.contiguous(memory_format=torch.channels_last), t, batch.conditions, batch.keep)
+    v = made.float()
+    return level.sqrt() * noisy - (1 - level).sqrt() * v, (v - wanted).square().mean()
 
 
 def train_denoiser(
@@ -98,7 +101,7 @@ def train_denoiser(
     def loss(_progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
         drawn = draw(features, rng.choice(photos.train, batch // PARTS), rng, noise)
         t = torch.randint(TIMESTEPS, (batch // PARTS,), generator=noise)
-        return {"total": _v_loss(network, drawn, alphas, t, noise)}
+        return {"total": estimate(network, drawn, alphas, t, noise)[1]}
 
     def check() -> dict[str, float]:
         """The same held-out photographs, noise and timesteps every time."""
@@ -106,6 +109,6 @@ def train_denoiser(
         t = torch.linspace(0, TIMESTEPS - 1, len(photos.validation)).long()
         with torch.no_grad():
             drawn = draw(features, photos.validation, rng, noise)
-            return {"held_out": float(_v_loss(network, drawn, alphas, t, noise))}
+            return {"held_out": float(estimate(network, drawn, alphas, t, noise)[1])}
 
     trainer.run(budget, loss, check)

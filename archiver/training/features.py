@@ -139,7 +139,7 @@ def cache_latents(photos: Photos, out: Path) -> None:
     if scale_file.exists() and position(scale_file) == made_by:  # written last
         return
     network = Autoencoder()
-    network.load_state_dict(averaged_weights(out / "autoencoder.safetensors"), strict=False)
+    network.load_state_dict(_averaged_autoencoder(out), strict=False)
     network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     count, grid = len(photos.pixels), photos.pixels.shape[1] // DOWNSCALE
     latents = torch.empty(count, 2, LATENT_CHANNELS, grid, grid)
@@ -160,6 +160,12 @@ def cache_latents(photos: Photos, out: Path) -> None:
     write_safetensors(scale_file, {"latent_mean": mean, "latent_std": std}, {"position": made_by})
 
 
+def _averaged_autoencoder(out: Path) -> dict[str, Tensor]:
+    """Without the critics that were trained with it."""
+    weights = averaged_weights(out / "autoencoder.safetensors")
+    return {name: value for name, value in weights.items() if not name.startswith("critics.")}
+
+
 def load_features(out: Path) -> Features:
     """Map the cached arrays that the `features` stage wrote."""
     names = ("latents", "embeddings", "labels", "colours")
@@ -169,7 +175,7 @@ def load_features(out: Path) -> Features:
 def trained_autoencoder(out: Path) -> Autoencoder:
     """The autoencoder with its averaged weights and the scale of its latents."""
     network = Autoencoder()
-    state = averaged_weights(out / "autoencoder.safetensors") | load_file(out / "latent_scale.safetensors")
+    state = _averaged_autoencoder(out) | load_file(out / "latent_scale.safetensors")
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)
 

@@ -1,15 +1,12 @@
 """The finish: denoiser and picture decoder trained on together, judged by what the decoded picture looks like.
 
 A denoiser that minimises the error of latents answers uncertainty with blur. Here its estimate of the clean latent is
-decoded, and the picture is compared in the features of a network that sees as people do (the perceptual objective of
-Lin & Yang, arXiv 2401.00110), and shown to small critics over the same features (projected discriminators, Sauer et
-al., arXiv 2111.01007; for diffusion: adversarial diffusion distillation, arXiv 2311.17042). The autoencoder's encoder
-stays as it is, so that cached latents stay valid.
+decoded, and the picture is held against the photograph as sight.py does (for diffusion: adversarial diffusion
+distillation, arXiv 2311.17042). The autoencoder's encoder stays as it is, so that cached latents stay valid.
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,13 +21,12 @@ from archiver.models.embedded.backbone import EfficientNetLite0
 from archiver.models.embedded.denoiser import TIMESTEPS, Conditions, Denoiser, cosine_alphas_cumprod
 from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos, to_tensor
-from archiver.training.denoiser import Batch, draw
+from archiver.training.denoiser import draw, estimate
 from archiver.training.features import Features, trained_autoencoder
 from archiver.training.loop import PARTS, Budget, Rhythm, Trainer, averaged_weights
+from archiver.training.sight import Sight, critics_for
 
-_DEPTHS = (2, 4, 7, 10, 15)  # strides 4, 8, 16, 16, 32 of a picture that is enlarged twice before
-_CRITICS = (1, 2, 3, 4)  # which of the depths a critic looks at
-_CRITIC_WIDTH = 64
+_ENLARGE = 2  # what is decoded is small, and looked at as what it is a part of would be
 _WINDOW = 8  # latent cells along the side of the part that is decoded: as much as the autoencoder was trained on
 _NOISY_SHARE = 0.6  # of samples are drawn from the noisy half, where the picture is decided
 _CLEAN_SHARE = 4  # one in so many windows is decoded from its own latent, so that the autoencoder stays good
@@ -40,35 +36,13 @@ _WEIGHTS = {"v": 1.0, "perceptual": 1.0, "meaning": 1.0, "colour": 2.0, "adversa
 RHYTHM = Rhythm(rate=2.5e-4, warm_up=50, ema=0.995, log_every=20, save_every=60, check_every=240)
 
 
-class Critic(nn.Module):
-    """Says for each cell of a feature map how much it looks like a photograph's."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(channels, _CRITIC_WIDTH, 1),
-            nn.GroupNorm(8, _CRITIC_WIDTH),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(_CRITIC_WIDTH, _CRITIC_WIDTH, 3, padding=1),
-            nn.LeakyReLU(0.2),
-            nn.Conv2d(_CRITIC_WIDTH, 1, 1),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, 1, h, w), unbounded; more is more real."""
-        said: Tensor = self.layers(features)
-        return said
-
-
 class Finished(nn.Module):
     """What is trained: the denoiser, the autoencoder's decoder, and the critics that go with them."""
 
     def __init__(self, denoiser: Denoiser, decoder: nn.Module, backbone: EfficientNetLite0) -> None:
         super().__init__()
         self.denoiser, self.decoder = denoiser, decoder
-        with torch.no_grad():
-            maps = backbone.taps(torch.zeros(1, 3, 64, 64), _DEPTHS)
-        self.critics = nn.ModuleList(Critic(maps[index].shape[1]) for index in _CRITICS)
+        self.critics = critics_for(backbone)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +79,6 @@ def with_coarse_colours(conditions: Conditions) -> Conditions:
     return replace(conditions, colours=colours)
 
 
-def _sight(backbone: EfficientNetLite0, pictures: Tensor) -> tuple[list[Tensor], Tensor]:
-    """Feature maps, and the semantic map (B, 1280, h, w), of pictures that are shown twice as large."""
-    large = F.interpolate(pictures, scale_factor=2, mode="bilinear", align_corners=False)
-    maps = backbone.taps(large, _DEPTHS)
-    return maps, F.relu6(backbone.head(maps[-1]))
-
-
-def _distance(made: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared distance of the directions of features (B, C, h, w)."""
-    return (F.normalize(made.float(), dim=1) - F.normalize(wanted.float(), dim=1)).square().sum(1).mean()
-
-
 def _draw_times(count: int, noise: torch.Generator) -> Tensor:
     """Timesteps (count,) 0..999, more of them from the noisy half."""
     anywhere = torch.randint(TIMESTEPS, (count,), generator=noise)
@@ -129,7 +91,7 @@ class _Lesson:
 
     def __init__(self, network: Finished, autoencoder: Autoencoder, features: Features, photos: Photos) -> None:
         self.network, self.features, self.photos = network, features, photos
-        self.backbone = published_backbone().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.sight = Sight(network.critics)
         self.alphas = cosine_alphas_cumprod()
         self.mean, self.std = autoencoder.latent_mean, autoencoder.latent_std
 
@@ -148,58 +110,18 @@ class _Lesson:
         window = _Window(top, left, cells)
         wanted = window.pixels(self.photos, rows, batch.mirrored)
         with torch.autocast("cpu", torch.bfloat16):
-            x0, v_error = self._estimate(batch, t, noise)
+            x0, v_error = estimate(self.network.denoiser, batch, self.alphas, t, noise)
             clean = window.latents(batch.latents)
             guessed = window.latents(x0)
             latents = torch.cat([clean[::_CLEAN_SHARE], guessed])
             truth = torch.cat([wanted[::_CLEAN_SHARE], wanted])
             made = self.network.decoder(latents * self.std + self.mean)
-            losses = self._compare(made, truth)
+            losses = self.sight.losses(made, truth, _ENLARGE)
         losses["v"] = v_error
         total = sum(
             (_WEIGHTS[name] * value for name, value in losses.items() if name in _WEIGHTS), start=torch.zeros(())
         )
         return {"total": total + losses["critic"], **losses}
-
-    def _estimate(self, batch: Batch, t: Tensor, noise: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The denoiser's estimate of the clean latents, and the mean squared error of its v."""
-        level = self.alphas[t].view(-1, 1, 1, 1)
-        epsilon = torch.randn(batch.latents.shape, generator=noise)
-        noisy = level.sqrt() * batch.latents + (1 - level).sqrt() * epsilon
-        v = self.network.denoiser(
-            noisy.contiguous(memory_format=torch.channels_last), t, batch.conditions, batch.keep
-        ).float()
-        error = (v - (level.sqrt() * epsilon - (1 - level).sqrt() * batch.latents)).square().mean()
-        return level.sqrt() * noisy - (1 - level).sqrt() * v, error
-
-    def _compare(self, made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad():
-            real_maps, real_meaning = _sight(self.backbone, wanted)
-        maps, meaning = _sight(self.backbone, made.clamp(-1.2, 1.2))
-        pairs = list(zip(maps, real_maps, strict=True))
-        perceptual = sum((_distance(a, b) for a, b in pairs), start=torch.zeros(())) / len(pairs)
-        pooled = _distance(meaning.mean((2, 3), keepdim=True), real_meaning.mean((2, 3), keepdim=True))
-        colour = (F.avg_pool2d(made.float(), DOWNSCALE) - F.avg_pool2d(wanted, DOWNSCALE)).abs().mean()
-        pixel = (made.float() - wanted).abs().mean()
-        critic, adversarial = self._criticise(maps, real_maps)
-        return {
-            "perceptual": perceptual,
-            "meaning": _distance(meaning, real_meaning) * 0.5 + pooled,
-            "colour": colour + 0.5 * pixel,
-            "adversarial": adversarial,
-            "critic": critic,
-        }
-
-    def _criticise(self, maps: list[Tensor], real_maps: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Hinge loss of the critics, and what the generator loses by them."""
-        critic, generator = torch.zeros(()), torch.zeros(())
-        for judge, index in zip(self.network.critics, _CRITICS, strict=True):
-            real, made = real_maps[index].float(), maps[index].float()
-            critic = critic + F.relu(1 - judge(real)).mean() + F.relu(1 + judge(made.detach())).mean()
-            # A copy that takes no gradient; not functional_call, which would swap the weights under the other thread.
-            fixed = copy.deepcopy(judge).requires_grad_(False)
-            generator = generator - fixed(made).float().mean()
-        return critic / len(_CRITICS), generator / len(_CRITICS)
 
 
 def train_finish(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from archiver.training import denoiser as denoiser_stage
+from archiver.training import finish as finish_stage
 from archiver.training.autoencoder import train_autoencoder
 from archiver.training.data import Photos, load_photos
 from archiver.training.denoiser import train_denoiser
-from archiver.training.features import Features
+from archiver.training.features import Features, load_features
+from archiver.training.finish import train_finish
 from archiver.training.loop import Budget, Rhythm
+from archiver.training.run import train
 
 RHYTHM = Rhythm(rate=1e-3, warm_up=2, save_every=2, log_every=1, check_every=4)
 FIVE = Budget(steps=5)
@@ -27,12 +31,12 @@ def _interrupted(wrapped: Callable[..., Any], after: int) -> Callable[..., Any]:
     """`wrapped`, cut off as by Ctrl-C after so many calls."""
     calls = 0
 
-    def call(*args: Any) -> Any:
+    def call(*args: Any, **named: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > after:
             raise KeyboardInterrupt
-        return wrapped(*args)
+        return wrapped(*args, **named)
 
     return call
 
@@ -94,6 +98,26 @@ def test_a_resumed_denoiser_equals_an_uninterrupted_one(
         run(cut)
     run(cut)
     _assert_same_checkpoint(whole / "denoiser.safetensors", cut / "denoiser.safetensors")
+
+
+def test_a_resumed_finish_equals_an_uninterrupted_one(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for stage in ("autoencoder", "features", "denoiser"):
+        train(shards, whole, stage, steps=1, long_side=64)
+    shutil.copytree(whole, cut)
+    photos = load_photos(shards, whole, 64)
+
+    def run(out: Path) -> None:
+        train_finish(load_features(out), photos, out, FIVE, seed=5, batch=4, rhythm=RHYTHM)
+
+    run(whole)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(finish_stage, "draw", _interrupted(finish_stage.draw, after=5))
+        run(cut)
+    run(cut)
+    _assert_same_checkpoint(whole / "finish.safetensors", cut / "finish.safetensors")
 
 
 def test_a_spent_budget_trains_no_further(photos: Photos, tmp_path: Path) -> None:
