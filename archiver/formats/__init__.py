@@ -28,7 +28,7 @@ from archiver.formats.facts import (
 if TYPE_CHECKING:
     from archiver.formats.containers import sniff
     from archiver.formats.generation import encode_exact
-    from archiver.formats.inspection import inspect, load_picture
+    from archiver.formats.inspection import inspect, load_picture, survey
     from archiver.formats.payload import payload_end, placed_behind, read_payload
     from archiver.formats.placeholder import build_placeholder
     from archiver.formats.reading import read_envelope, read_metadata
@@ -57,6 +57,7 @@ __all__ = [
     "read_metadata",
     "read_payload",
     "sniff",
+    "survey",
 ]
 
 # The functions need numpy and Pillow, the facts do not: a command that only names them starts in half the time.
@@ -71,6 +72,7 @@ _FUNCTIONS = {
     "read_metadata": "reading",
     "read_payload": "payload",
     "sniff": "containers",
+    "survey": "inspection",
 }
 
 

@@ -35,6 +35,16 @@ def inspect(file: BinaryIO, limits: Limits) -> Inspection:
 
     Raises ImageRefused with the reason why the file must stay as it is.
     """
+    inspection = survey(file, limits)
+    _decode(file, inspection, (1, 1))
+    return inspection
+
+
+def survey(file: BinaryIO, limits: Limits) -> Inspection:
+    """What `inspect` finds, without decoding: enough where `load_picture` follows, or for bytes known to be whole.
+
+    Raises ImageRefused as `inspect` does, but for pixels that do not decode.
+    """
     length = file_length(file)
     if length == 0:
         raise ImageRefused(reason=Refusal.NO_PIXELS, detail="the file is empty")
@@ -54,7 +64,6 @@ def inspect(file: BinaryIO, limits: Limits) -> Inspection:
         raise ImageRefused(reason=Refusal.TOO_LARGE, detail=f"{size}, the limit is {limits.pixels} pixels")
     metadata = Metadata(fmt, tuple(structure.blocks))
     refuse_unkeepable(structure, metadata, length)
-    pixels.decode_fully(file, fmt, (structure.width, structure.height), structure.mode)
     exif = container_of(fmt).exif_of(metadata.blocks)
     orientation = ifd.orientation(exif) if exif else 1
     return Inspection(fmt, structure.width, structure.height, orientation, structure.mode, metadata)
@@ -101,13 +110,20 @@ def _smallest_picture(structure: Structure, fmt: Format, room: int) -> int:
 
 
 def load_picture(file: BinaryIO, inspection: Inspection, long_side: int, multiple: int) -> Picture:
-    """The picture upright, in sRGB, at working size (see `working_size`; sides in pixels). Raises ImageRefused."""
+    """The picture upright, in sRGB, at working size (see `working_size`; sides in pixels).
+
+    It is decoded to its end: raises ImageRefused where `inspect` would, so that nobody needs to decode it twice.
+    """
     width, height = inspection.upright_size
     size = working_size(width, height, long_side, multiple)
     stored = size if inspection.orientation < 5 else size[::-1]
-    image = pixels.load(file, inspection.format, (2 * stored[0], 2 * stored[1]))
+    image = _decode(file, inspection, (2 * stored[0], 2 * stored[1]))
     icc = container_of(inspection.format).icc_of(inspection.metadata.blocks)
     with pixels.decoding():
         small = pixels.shrunk(image, (stored[0], stored[1]))
         upright = pixels.to_upright(pixels.to_srgb(small, icc), inspection.orientation)
         return Picture(pixels.array(upright), width, height)
+
+
+def _decode(file: BinaryIO, found: Inspection, at_least: tuple[int, int]) -> Image.Image:
+    return pixels.decode(file, found.format, (found.width, found.height), found.mode, at_least)

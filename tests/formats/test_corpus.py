@@ -27,7 +27,9 @@ from archiver.formats import (
     load_picture,
     read_envelope,
     read_metadata,
+    survey,
 )
+from archiver.formats.pixels import decode
 
 CORPUS = os.environ.get("ARCHIVER_TEST_CORPUS")
 
@@ -52,6 +54,26 @@ def test_every_file_comes_back_whole_or_is_refused_by_name(smallest: int, capsys
         lines = "".join(f"\n{count:6} {outcome}" for outcome, count in sorted(outcomes.items()))
         os.write(1, lines.encode() + b"\n")
     assert outcomes
+
+
+@pytest.mark.corpus
+@pytest.mark.skipif(CORPUS is None, reason="ARCHIVER_TEST_CORPUS names no folder")
+@pytest.mark.timeout(1800)
+def test_every_file_decoded_small_is_refused_for_what_it_would_be_decoded_whole() -> None:
+    def verdict(data: bytes, *, whole: bool) -> str:
+        file = io.BytesIO(data)
+        try:
+            found = survey(file, Limits(smallest_file=1))
+            size = (found.width, found.height)
+            decode(file, found.format, size, found.mode, size if whole else (1, 1))
+        except ImageRefused as refused:
+            return refused.message
+        return "whole"
+
+    for path in sorted(Path(str(CORPUS)).rglob("*")):
+        if path.is_file():
+            data = path.read_bytes()
+            assert verdict(data, whole=False) == verdict(data, whole=True), path
 
 
 def round_trip(data: bytes) -> int:

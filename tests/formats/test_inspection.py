@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import random
 import re
 import struct
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,9 @@ from archiver.formats import (
     inspect,
     load_picture,
     sniff,
+    survey,
 )
+from archiver.formats.pixels import decode
 
 DOCS = Path(__file__).parents[2] / "docs" / "formats.md"
 
@@ -279,6 +283,84 @@ REFUSED: dict[str, tuple[Refusal, bytes]] = {
 def test_what_cannot_come_back_as_it_was_is_refused(what: str) -> None:
     reason, data = REFUSED[what]
     assert refusal(data)[0] is reason, refusal(data)
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_picture_is_loaded_only_if_inspection_would_let_it_pass(what: str) -> None:
+    """Archiving decodes a file once: loading it must prove as much as inspecting it does."""
+    reason, data = REFUSED[what]
+    with pytest.raises(ImageRefused) as caught:
+        load_picture(io.BytesIO(data), survey(io.BytesIO(data), made.LIMITS), 64, 16)
+    assert (caught.value.facts["reason"], caught.value.facts["detail"]) == refusal(data)
+    assert caught.value.facts["reason"] is reason
+
+
+def jpegs() -> dict[str, bytes]:
+    """One of every way that JPEG has of coding the same picture."""
+    picture, grey = made.photo(), made.photo(mode="L")
+    return {
+        "baseline": made.jpeg(picture, quality=85),
+        "full colour": made.jpeg(picture, quality=95, subsampling="4:4:4"),
+        "half colour": made.jpeg(picture, quality=85, subsampling="4:2:2"),
+        "progressive": made.jpeg(picture, quality=85, progressive=True),
+        "grey": made.jpeg(grey, quality=85),
+        "restart markers": made.jpeg(picture, quality=85, restart_marker_blocks=3),
+        "progressive, restart markers": made.jpeg(picture, quality=85, progressive=True, restart_marker_rows=2),
+    }
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    """A JPEG with one of the damages that disks, cards and programs do, or that somebody thought of."""
+    hurt = bytearray(data)
+    scan = data.index(b"\xff\xda")
+    at = chance.randrange(scan, len(data))
+    match chance.randrange(7):
+        case 0:
+            hurt[at:] = b"\xff\xd9"
+        case 1:
+            hurt[at:] = bytes(len(data) - at - 2) + b"\xff\xd9"
+        case 2:
+            del hurt[at : at + chance.randrange(1, 400)]
+        case 3:
+            size = min(chance.randrange(1, 200), len(data) - at)
+            hurt[at : at + size] = chance.randbytes(size)
+        case 4:
+            hurt[at:at] = chance.choice([b"\xff\xd0", b"\xff\xd5", b"\xff\xd9", b"\xff\xc4\0\3\0", b"\xff\xff"])
+        case 5:
+            for _ in range(chance.randrange(1, 4)):
+                hurt[chance.randrange(2, scan + 14)] = chance.randrange(256)
+        case 6:  # the sampling factors: what is enlarged by them is another size in a small decode
+            frame = max(data.find(b"\xff\xc0"), data.find(b"\xff\xc2"))
+            hurt[frame + 11 + 3 * chance.randrange(data[frame + 9])] = chance.choice(
+                [0x13, 0x31, 0x22, 0x41, 0x33, 0x00]
+            )
+    return bytes(hurt)
+
+
+def verdict(data: bytes, at_least: tuple[int, int] | None) -> str:
+    """What decoding says of a file; at full size without `at_least`."""
+    try:
+        found = survey(io.BytesIO(data), made.LIMITS)
+        size = (found.width, found.height)
+        decode(io.BytesIO(data), found.format, size, found.mode, at_least or size)
+    except ImageRefused as error:
+        return f"{error.facts['reason']}: {error.facts['detail']}"
+    return "whole"
+
+
+@pytest.mark.parametrize("name", jpegs())
+def test_a_jpeg_decoded_small_is_refused_for_what_it_would_be_decoded_whole(name: str) -> None:
+    chance = random.Random(name)
+    data = jpegs()[name]
+    wrong, said = [], Counter[str]()
+    for _ in range(150):
+        hurt = damaged(data, chance)
+        whole = verdict(hurt, None)
+        said[whole] += 1
+        wrong += [hurt for at_least in ((160, 120), (80, 60), (1, 1)) if verdict(hurt, at_least) != whole]
+    assert not wrong
+    assert said["whole"] > 10, "whatever was done to it, it was refused: nothing was compared"
+    assert said[f"{Refusal.CORRUPT}: broken data stream when reading image file"] > 3, "the decoder had no say"
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)
