@@ -23,6 +23,7 @@ import trustme
 import urllib3
 import uvicorn
 
+from archiver import http_server
 from archiver.codec.record import Scheme
 from archiver.config import Settings
 from archiver.decoder import server, serving, wire
@@ -77,10 +78,10 @@ def served(small: Small, *, token: str | None = TOKEN, most: int = 100, **config
     app = create_app(engine, small.vault, token, most=most, seconds=SECONDS)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         settings = uvicorn.Config(
-            app, http=serving._PatientProtocol, log_config=None, timeout_graceful_shutdown=1, **config
+            app, http=http_server.PatientProtocol, log_config=None, timeout_graceful_shutdown=1, **config
         )
         listening = threading.Event()
-        running = serving._Server(settings, listening.set)
+        running = http_server.Server(settings, listening.set)
         thread = threading.Thread(target=running.run, args=([listener],))
         thread.start()
         assert listening.wait(SECONDS)
@@ -240,7 +241,7 @@ def test_what_is_no_record_is_refused(decoder: Served, body: bytes) -> None:
 
 
 def test_slow_clients_are_hung_up_on(decoder: Served, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serving, "_HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(http_server, "_HEAD_SECONDS", 0.1)
     monkeypatch.setattr(server, "BODY_SECONDS", 0.1)
     with socket.create_connection(("127.0.0.1", decoder.port), SECONDS) as line:
         line.sendall(b"POST /v1/dec")
