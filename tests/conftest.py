@@ -7,7 +7,7 @@ from collections.abc import Generator
 
 import pytest
 
-pytest_plugins = ["fixtures_catalog", "fixtures_fs"]
+pytest_plugins = ["fixtures_catalog", "fixtures_fs", "fixtures_s3"]
 
 
 @pytest.hookimpl(wrapper=True)
