@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Column, Output
 from archiver.cli.verb import VerbGroup
-from archiver.errors import ArchiverError
-from archiver.models.profiles import ProfileInfo
+from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, ProfileUnknown
+from archiver.models.profiles import PROFILE_FILE, ProfileInfo
 from archiver.models.vault import Vault
+from archiver.units import format_size
+
+if TYPE_CHECKING:
+    from archiver.models.hub.recipes import Memory, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +33,35 @@ class Listed:
     records: int
 
 
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A hub profile that is not in the vault. state: "to be pulled", or "pulled, not accepted"."""
+
+    name: str
+    state: str
+    licence: str
+    long_side: int
+    schemes: tuple[str, ...]
+    about: str
+
+
 @click.group(cls=VerbGroup)
 def models() -> None:
-    """List, verify, export, import or remove profiles."""
+    """Pull, accept, verify, export, import or remove profiles."""
 
 
-@models.command("list", example="archiver models list")
+@models.command("list", example="archiver models list --all")
+@click.option("--all", "everything", is_flag=True, help="Also what can be pulled, and what waits to be accepted.")
 @pass_invocation
-def list_(invocation: Invocation) -> int:
-    """List the profiles and how many records need each."""
+def list_(invocation: Invocation, everything: bool) -> int:
+    """List the profiles in the vault and how many records need each."""
     uses = _uses(invocation)
-    listed = [_listed(profile, uses) for profile in _vault(invocation).list()]
+    vault = _vault(invocation)
+    listed = [_listed(profile, uses) for profile in vault.list()]
     for profile in listed:
         invocation.output.json(profile, "profile")
+    if everything:
+        _list_offers(invocation.output, vault, {profile.name for profile in listed})
     invocation.output.table(
         [
             Column("profile"),
@@ -56,6 +77,91 @@ def list_(invocation: Invocation) -> int:
         ],
     )
     return 0
+
+
+@models.command(example="archiver models show sd15")
+@click.argument("name", metavar="PROFILE")
+@pass_invocation
+def show(invocation: Invocation, name: str) -> int:
+    """Show what a profile is made of.
+
+    Its schemes and presets, its licence, and every file with its pinned SHA-256; of hub profiles also where each comes
+    from and how much memory it takes.
+    """
+    from archiver.models.hub.pulling import all_pulled
+    from archiver.models.hub.recipes import find_recipe, read_recipe
+    from archiver.models.profiles import HUB_FORMAT
+
+    vault, recipe = _vault(invocation), None
+    try:
+        profile, state = vault.named(name), "in the vault"
+        path = vault.directory(profile.fingerprint) / PROFILE_FILE
+        if f'"{HUB_FORMAT}"' in path.read_text(encoding="utf-8"):
+            recipe = read_recipe(path)
+    except ProfileUnknown:
+        waiting = {one.info.name: one for one in all_pulled(vault)}
+        recipe = waiting.get(name) or find_recipe(name)
+        profile, state = recipe.info, "pulled, not accepted" if name in waiting else "to be pulled"
+    _show(invocation.output, profile, recipe, state)
+    return EXIT_OK
+
+
+@models.command(example="archiver models pull sd15\narchiver models pull sd15 --accept")
+@click.argument("name", metavar="PROFILE|FILE.toml")
+@click.option("--accept", is_flag=True, help="Trust what comes: pin its hashes at once.")
+@pass_invocation
+def pull(invocation: Invocation, name: str, accept: bool) -> int:
+    """Fetch a hub profile's weights.
+
+    From huggingface.co, or the mirror that the configuration names. A pull that broke off goes on where it was. Where
+    the profile pins its files, they are compared and it is ready. Where it does not, this is trust on first use: the
+    hashes of what came are shown and written down, and nothing is used until you accept them, now with --accept or
+    later with `archiver models pin`.
+    """
+    from archiver.models.hub.pulling import Hub, pin, pull, pulled
+    from archiver.models.hub.recipes import find_recipe
+
+    settings, vault, output = invocation.settings.vault, _vault(invocation), invocation.output
+    recipe = find_recipe(name)
+    with output.busy(f"pulling {recipe.info.name}") as tell:
+        profile = pull(recipe, vault, Hub(settings.mirror, offline=settings.offline), tell)
+    if accept or recipe.is_pinned:
+        _tell(output, pin(vault, profile.name), "pulled, in the vault")
+        return EXIT_OK
+    _show(output, profile, pulled(vault, profile.name), "pulled, not accepted")
+    output.warn(f"nobody vouches for these hashes; if you do: archiver models pin {profile.name}")
+    return EXIT_WARNINGS
+
+
+@models.command(example="archiver models pin sd15")
+@click.argument("name", metavar="PROFILE")
+@pass_invocation
+def pin(invocation: Invocation, name: str) -> int:
+    """Accept the hashes of a profile that was pulled.
+
+    Trust on first use: what came first is what every later copy and every `archiver models verify` is compared with.
+    """
+    from archiver.models.hub.pulling import pin
+
+    _tell(invocation.output, pin(_vault(invocation), name), "pinned, in the vault")
+    return EXIT_OK
+
+
+@models.command(example="archiver models unpin sd15")
+@click.argument("name", metavar="PROFILE")
+@pass_invocation
+def unpin(invocation: Invocation, name: str) -> int:
+    """Take back that a hub profile's hashes were accepted.
+
+    It leaves the vault; its files wait as if just pulled. Refused while a live record needs it.
+    """
+    from archiver.models.hub.pulling import unpin
+
+    vault = _vault(invocation)
+    profile = vault.named(name)
+    unpin(vault, profile, _listed(profile, _uses(invocation)).live_records)
+    _tell(invocation.output, profile, "no longer pinned, not in the vault")
+    return EXIT_OK
 
 
 @models.command(example="archiver models verify")
@@ -121,6 +227,80 @@ def remove(invocation: Invocation, name: str) -> int:
     return 0
 
 
+def _list_offers(output: Output, vault: Vault, there: set[str]) -> None:
+    from archiver.models.hub.pulling import all_pulled
+    from archiver.models.hub.recipes import packaged
+
+    states = {recipe.info.name: (recipe, "to be pulled") for recipe in packaged()}
+    states |= {recipe.info.name: (recipe, "pulled, not accepted") for recipe in all_pulled(vault)}
+    offered = [
+        Offered(name, state, recipe.info.licence, recipe.info.long_side, _labels(recipe.info), recipe.about)
+        for name, (recipe, state) in states.items()
+        if name not in there
+    ]
+    for offer in offered:
+        output.json(offer, "offer")
+    output.table(
+        [Column("not in the vault"), Column("state"), Column("side", number=True), Column("schemes"), Column("what")],
+        [[one.name, one.state, one.long_side, ", ".join(one.schemes), one.about] for one in offered],
+    )
+
+
+def _show(output: Output, profile: ProfileInfo, recipe: Recipe | None, state: str) -> None:
+    known = state != "to be pulled" or (recipe is not None and recipe.is_pinned)
+    output.json(
+        {
+            "name": profile.name,
+            "state": state,
+            "fingerprint": profile.fingerprint if known else None,
+            "profile": profile,
+            "memory_mib": recipe.memory if recipe else None,
+            "sources": recipe.sources if recipe else (),
+        },
+        "profile",
+    )
+    output.facts(
+        [
+            ("state", state),
+            ("what", recipe.about if recipe else ""),
+            ("fingerprint", profile.fingerprint.hex() if known else ""),
+            ("licence", profile.licence),
+            ("working size", f"{profile.long_side} pixels, sides multiples of {profile.multiple}"),
+            ("schemes", ", ".join(_labels(profile))),
+            ("own presets", ", ".join(sorted({preset.name for preset in profile.presets}))),
+            ("memory", _memory(recipe.memory) if recipe else ""),
+        ],
+        title=profile.name,
+    )
+    if recipe is None:
+        output.facts([(file.name, file.sha256) for file in profile.files], title="SHA-256")
+        return
+    output.table(
+        [Column("file"), Column("from"), Column("revision"), Column("size", number=True), Column("SHA-256")],
+        [
+            [
+                source.name,
+                f"{source.repository}/{source.path}",
+                source.revision[:12],
+                "" if source.size is None else format_size(source.size),
+                source.sha256 or "not known before the first pull",
+            ]
+            for source in recipe.sources
+        ],
+    )
+
+
+def _memory(memory: Memory) -> str:
+    return (
+        f"weights that decode: {memory.decode_gpu} MiB on a GPU, {memory.decode_cpu} on a CPU; "
+        f"that encode besides: {memory.encode_cpu} on a CPU"
+    )
+
+
+def _labels(profile: ProfileInfo) -> tuple[str, ...]:
+    return tuple(scheme.label for scheme in profile.schemes)
+
+
 def _vault(invocation: Invocation) -> Vault:
     return Vault(invocation.settings.vault.path)
 
@@ -141,7 +321,7 @@ def _listed(profile: ProfileInfo, uses: dict[bytes, tuple[int, int]]) -> Listed:
         profile.fingerprint,
         profile.licence,
         profile.long_side,
-        tuple(scheme.label for scheme in profile.schemes),
+        _labels(profile),
         sum(live for live, _ in needed),
         sum(total for _, total in needed),
     )

@@ -33,6 +33,53 @@ class NothingToMeasure(ArchiverError):
     hint = "Name a folder of JPEG, PNG, WebP or TIFF photographs, at least two."
 
 
+class HubNotInstalled(ArchiverError):
+    """this needs the libraries of the hub profiles, which are not installed ({missing})"""
+
+    exit_code = 6
+    hint = "pip install 'archiver[hub]'"
+
+
+class HubUnreachable(ArchiverError):
+    """{where} cannot be asked: {reason}"""
+
+    exit_code = 6
+    hint = (
+        "What has come so far is kept: `archiver models pull` goes on from there. `mirror` under [vault] names another."
+    )
+
+
+class HubOffline(ArchiverError):
+    """{where} is not asked: this installation is offline"""
+
+    exit_code = 6
+    hint = (
+        "Use `archiver models export` where there is a network and `archiver models import` here; `offline` under "
+        "[vault] in the configuration and $HF_HUB_OFFLINE say that it is."
+    )
+
+
+class HubFileMissing(ArchiverError):
+    """{where} does not give {path}: {reason}"""
+
+    exit_code = 6
+    hint = "It was moved, withdrawn, or asks for a licence to be accepted ($HF_TOKEN); docs/models.md tells of mirrors."
+
+
+class HubFileChanged(ArchiverError):
+    """{path} is not what it should be: {problem}"""
+
+    exit_code = 6
+    hint = "Nothing of it was taken in. If it came damaged, pull again; do not trust other weights than were pinned."
+
+
+class ProfileNotPulled(ArchiverError):
+    """no pulled profile {profile} waits to be accepted"""
+
+    exit_code = 6
+    hint = "`archiver models list --all` shows what can be pulled, what was, and what is in the vault."
+
+
 class ProfileUnknown(ArchiverError):
     """no profile {profile} in the vault"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import tomllib
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from archiver.codec.record import FINGERPRINT_BYTES, AttentionGuidance, LinearGu
 from archiver.errors import ProfileInvalid, ProfileUnknown
 
 PROFILE_FILE = "profile.toml"
+HUB_FORMAT = "archiver-hub-1"  # of profiles whose networks are those of diffusers and transformers
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_FILE = re.compile(rf"(?:{_NAME.pattern}/)?{_NAME.pattern}")  # in a component's folder, or at the top
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SMALL = 256  # pixels
 _MAX_TOML = 1 << 20
@@ -21,7 +24,7 @@ _MAX_TOML = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
-    """One safetensors file, pinned by its SHA-256 (hexadecimal)."""
+    """One safetensors file, or a network's configuration beside it, pinned by its SHA-256 (hexadecimal)."""
 
     name: str
     sha256: str
@@ -43,7 +46,8 @@ class ProfileInfo:
     long_side: working size in pixels; sides are multiples of `multiple`, the pixels of one latent cell, or of two where
     the semantic encoder needs it.
     words: how many label words there are. schemes: those that it codes. presets: its own, beside those of
-    codec.schemes.
+    codec.schemes. backend: SHA-256 over what drives the networks besides record and weights (the table `[backend]`), ""
+    where nothing does.
     """
 
     name: str
@@ -54,11 +58,16 @@ class ProfileInfo:
     files: tuple[WeightFile, ...]
     schemes: tuple[Scheme, ...]
     presets: tuple[Preset, ...]
+    backend: str = ""
 
     @property
     def fingerprint(self) -> bytes:
-        """SHA-256 (32 bytes) over the files' hashes and names, by name: it changes when any weight does."""
-        lines = (f"{file.sha256}  {file.name}\n" for file in sorted(self.files, key=lambda file: file.name))
+        """SHA-256 (32 bytes) over the files' hashes and names, by name: it changes when any weight does, or what drives
+        them.
+        """
+        lines = [f"{file.sha256}  {file.name}\n" for file in sorted(self.files, key=lambda file: file.name)]
+        if self.backend:
+            lines.append(f"{self.backend}  [backend]\n")
         return hashlib.sha256("".join(lines).encode()).digest()
 
     @property
@@ -89,29 +98,27 @@ def read_profile(directory: Path) -> ProfileInfo:
 def parse_profile(text: bytes, path: object) -> ProfileInfo:
     """Read what a `profile.toml` holds; `path` names it in the error. Raises ProfileInvalid."""
     try:
-        return _parse(tomllib.loads(text.decode("utf-8")))
+        return describe(tomllib.loads(text.decode("utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise ProfileInvalid(path=path, problem=f"{type(problem).__name__}: {problem}") from problem
 
 
-def _parse(raw: dict[str, Any]) -> ProfileInfo:
-    name = str(raw["name"])
+def describe(raw: dict[str, Any]) -> ProfileInfo:
+    """A profile from its TOML's tables. Raises ValueError, KeyError, TypeError or AttributeError."""
+    name, of_hub = str(raw["name"]), raw.get("format") == HUB_FORMAT
     files = tuple(WeightFile(str(file["name"]), str(file["sha256"])) for file in raw["files"])
     for file in files:
-        # Names become paths, hashes become names: nothing else may pass.
-        if (
-            not _NAME.fullmatch(file.name)
-            or not file.name.endswith(".safetensors")
-            or not _SHA256.fullmatch(file.sha256)
-        ):
+        check_name(file.name, of_hub=of_hub)
+        if not _SHA256.fullmatch(file.sha256):  # it becomes a name
             raise ValueError(f"file {file.name!r} with hash {file.sha256!r}")
     if not _NAME.fullmatch(name) or not files or len({file.name for file in files}) != len(files):
         raise ValueError("a name and one or more files with different names are needed")
+    long_side = int(raw["long_side"])
     return ProfileInfo(
         name=name,
         licence=str(raw["licence"]),
-        long_side=int(raw["long_side"]),
-        multiple=int(raw["downscale"]) * 2 // enlarge_for(int(raw["long_side"])),
+        long_side=long_side,
+        multiple=int(raw["multiple"]) if of_hub else int(raw["downscale"]) * 2 // enlarge_for(long_side),
         words=int(raw["words"]),
         files=files,
         schemes=tuple(Scheme.parse(label) for label in raw["schemes"]) if "schemes" in raw else tuple(Scheme),
@@ -120,7 +127,19 @@ def _parse(raw: dict[str, Any]) -> ProfileInfo:
             for preset, schemes in raw.get("presets", {}).items()
             for label, keys in schemes.items()
         ),
+        backend=hashlib.sha256(json.dumps(raw["backend"], sort_keys=True).encode()).hexdigest() if of_hub else "",
     )
+
+
+def check_name(name: str, *, of_hub: bool) -> None:
+    """Let only names of weight files pass, for they become paths: safetensors at the top; in hub profiles JSON, too,
+    and one folder a component.
+
+    Raises ValueError.
+    """
+    pattern, endings = (_FILE, (".safetensors", ".json")) if of_hub else (_NAME, (".safetensors",))
+    if not pattern.fullmatch(name) or not name.endswith(endings):
+        raise ValueError(f"{name!r} is no name of a weight file")
 
 
 def _steering(raw: dict[str, Any]) -> Steering:

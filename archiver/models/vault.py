@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import io
 import os
 import shutil
 import tarfile
@@ -22,9 +23,10 @@ from pathlib import Path
 
 from archiver.codec.record import NO_PROFILE
 from archiver.errors import ProfileInUse, ProfileInvalid, ProfileUnknown, WeightsDamaged
-from archiver.models.profiles import PROFILE_FILE, ProfileInfo, WeightFile, read_profile
+from archiver.models.profiles import PROFILE_FILE, ProfileInfo, WeightFile, check_name, read_profile
 
 PACKAGED = Path(__file__).with_name("weights")  # one folder a profile
+_SEAL = "profile.sha256"  # in an exported tar: the hash of its profile.toml
 _CHUNK = 1 << 20
 _MAX_IMPORT = 64 << 30  # bytes of one weight file that an import unpacks
 
@@ -103,6 +105,11 @@ class Vault:
             if not path.is_file() or _sha256(path) != file.sha256:
                 raise WeightsDamaged(path=path)
 
+    def object(self, sha256: str | None) -> Path | None:
+        """The weight file of this SHA-256 that some profile brought, read and found whole; None where there is none."""
+        path = None if sha256 is None else self._objects / sha256
+        return path if path is not None and path.is_file() and _sha256(path) == sha256 else None
+
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def install_embedded(self) -> tuple[ProfileInfo, ...]:
@@ -133,6 +140,7 @@ class Vault:
             try:
                 with tarfile.open(source, "r:") as tar:
                     _unpack(tar, Path(folder))
+                _check_seal(Path(folder))
             except tarfile.TarError as problem:
                 raise ProfileInvalid(path=source, problem=problem) from problem
             try:
@@ -151,6 +159,10 @@ class Vault:
         try:
             with partial.open("wb") as file:
                 with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
+                    seal = _sha256(folder / PROFILE_FILE).encode()
+                    member = tarfile.TarInfo(_SEAL)
+                    member.size = len(seal)
+                    tar.addfile(member, io.BytesIO(seal))
                     for name in (PROFILE_FILE, *(weight.name for weight in profile.files)):
                         tar.add(folder / name, name)
                 file.flush()
@@ -246,21 +258,47 @@ class Vault:
             file.flush()
             os.fsync(file.fileno())
         for weight in profile.files:
-            (staged / weight.name).symlink_to(Path("..", "..", "objects", weight.sha256))
-        _sync_folder(staged)
+            link = staged / weight.name
+            link.parent.mkdir(exist_ok=True)
+            up = [".."] * len(Path(weight.name).parts)
+            link.symlink_to(Path(*up, "..", "objects", weight.sha256))
+        for within in {(staged / weight.name).parent for weight in profile.files} | {staged}:
+            _sync_folder(within)
         staged.rename(folder)
         _sync_folder(self._profiles)
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path) -> None:
-    """Unpack plain files at the top of a tar; anything else in it is refused."""
+    """Unpack plain files at the top of a tar or one folder below; anything else in it is refused."""
     for member in tar:
-        if not member.isfile() or "/" in member.name or member.name.startswith(".") or member.size > _MAX_IMPORT:
+        if not member.isfile() or not _is_part(member.name) or member.size > _MAX_IMPORT:
             raise tarfile.TarError(f"it holds {member.name!r}, which is not part of a profile")
         stream = tar.extractfile(member)
         assert stream is not None  # it is a plain file
-        with stream, (folder / member.name).open("xb") as file:
+        target = folder / member.name
+        if target.exists() or (target.parent.exists() and not target.parent.is_dir()):
+            raise tarfile.TarError(f"it holds {member.name!r} twice")
+        target.parent.mkdir(exist_ok=True)
+        with stream, target.open("xb") as file:
             shutil.copyfileobj(stream, file, _CHUNK)
+
+
+def _check_seal(folder: Path) -> None:
+    """The description is held to its hash, as the weights are to theirs; a tar of an older version has none."""
+    seal, description = folder / _SEAL, folder / PROFILE_FILE
+    if seal.is_file() and description.is_file() and seal.read_bytes() != _sha256(description).encode():
+        raise tarfile.TarError(f"its {PROFILE_FILE} is damaged")
+
+
+def _is_part(name: str) -> bool:
+    """Whether a member of a tar may be unpacked under its name."""
+    if name in (PROFILE_FILE, _SEAL):
+        return True
+    try:
+        check_name(name, of_hub=True)
+    except ValueError:
+        return False
+    return True
 
 
 def _sha256(path: Path) -> str:
