@@ -280,7 +280,7 @@ def marks(work: Path, options: argparse.Namespace, cleanup: ExitStack) -> list[F
         for folder in folders:
             for path in folder.iterdir():
                 descriptor = os.open(path, os.O_RDONLY)
-                fanotify.ignore(group, descriptor)
+                fanotify.ignore(group, descriptor, How.READ)
                 os.close(descriptor)
 
     Path("/proc/sys/vm/drop_caches").write_text("2")

@@ -39,8 +39,6 @@ OPEN_PERM = 0x00010000
 PRE_ACCESS = 0x00100000
 EVENT_ON_CHILD = 0x08000000
 MASKS = {How.OPEN: OPEN_PERM, How.READ: PRE_ACCESS}
-# An ignore mark names both: which of them its filesystem raises makes no difference to it.
-EVERYTHING = OPEN_PERM | PRE_ACCESS
 
 ALLOW = 0x01
 DENY = 0x02
@@ -152,20 +150,26 @@ def unwatch_all(group: int) -> None:
     _mark(group, MARK_FLUSH | MARK_FILESYSTEM, 0, -1)
 
 
-def ignore(group: int, file: int) -> None:
-    """No more events for this open file, changed or not, for as long as the kernel keeps its inode in memory.
+def ignore(group: int, file: int, how: How) -> None:
+    """No more events of this kind for this open file, changed or not, while the kernel keeps its inode in memory.
 
-    Raises OSError.
+    Of this kind alone: a mark that ignores reads makes every read look at it, and a filesystem or a kernel that cannot
+    raise them refuses it. Raises OSError.
     """
-    _mark(group, MARK_ADD | MARK_IGNORE | MARK_IGNORED_SURV_MODIFY | MARK_EVICTABLE, EVERYTHING, file)
+    _mark(group, MARK_ADD | MARK_IGNORE | MARK_IGNORED_SURV_MODIFY | MARK_EVICTABLE, MASKS[how], file)
 
 
 def forget(group: int, file: int) -> None:
     """Events for this open file again; none lost where it was not ignored. Raises OSError."""
-    try:
-        _mark(group, MARK_REMOVE | MARK_IGNORE, EVERYTHING, file)
-    except FileNotFoundError:
-        return
+    for how, mask in MASKS.items():
+        try:
+            _mark(group, MARK_REMOVE | MARK_IGNORE, mask, file)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            # What cannot be raised there was never ignored.
+            if how is not How.READ or error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                raise
 
 
 def read_events(group: int) -> list[Event]:

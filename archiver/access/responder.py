@@ -164,16 +164,16 @@ class Responder:
                 self._late(reader)
             return
         if finding is Finding.RESIDENT:
-            self._ignore(group, event.fd)
+            self._ignore(group, event)
         self._respond(group, event)
 
     def _passes(self, event: Event) -> bool:
         """Archiver itself, and who has just been given this placeholder as it is."""
         return self._clients.lets_through(event.pid) or self._spared.goes_on(_who(event))
 
-    def _ignore(self, group: int, file: int) -> None:
+    def _ignore(self, group: int, event: Event) -> None:
         try:
-            fanotify.ignore(group, file)
+            fanotify.ignore(group, event.fd, event.how)
         except OSError as error:  # it only costs time: the next read asks again
             self._log.seldom(f"a resident file goes on raising events: {error}")
 
@@ -196,7 +196,7 @@ class Responder:
         except OSError:  # not in memory: the next read will tell
             return
         if finding is Finding.RESIDENT:
-            self._ignore(reader.group, reader.event.fd)
+            self._ignore(reader.group, reader.event)
         else:
             self._spared.add(_who(reader.event))
 

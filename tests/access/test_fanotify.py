@@ -113,6 +113,14 @@ def opened(directory: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+def served(fd: int) -> tuple[Group, threading.Thread]:
+    """A group that is answered for in a thread, until its `stop` is set."""
+    made = Group(fd)
+    thread = threading.Thread(target=made.serve)
+    thread.start()
+    return made, thread
+
+
 @pytest.fixture
 def disk(make_disk: Callable[..., Disk]) -> Path:
     return make_disk().path
@@ -130,8 +138,7 @@ def group(disk: Path) -> Iterator[Group]:
             fanotify.watch(made.fd, root, How.READ)
         except OSError as error:
             unavailable(f"FAN_PRE_ACCESS: {error.strerror}")
-    thread = threading.Thread(target=made.serve)
-    thread.start()
+    made, thread = served(made.fd)
     yield made
     made.stop.set()
     thread.join()
@@ -204,7 +211,7 @@ def test_a_descriptor_raises_events_if_its_filesystem_was_watched_when_it_was_op
         before.communicate(b"\n", timeout=10)
         assert before.returncode == 0
     with reader() as after, file.open("rb") as ignored:
-        fanotify.ignore(fd, ignored.fileno())
+        fanotify.ignore(fd, ignored.fileno(), How.READ)
         fanotify.forget(fd, ignored.fileno())
         assert after.stdin is not None
         after.stdin.write(b"\n")
@@ -288,13 +295,37 @@ def test_an_ignored_file_stays_silent_when_it_is_changed_and_speaks_when_the_mar
 
     assert group.count(read) == 1
     with file.open("rb") as opened_file:
-        fanotify.ignore(group.fd, opened_file.fileno())
+        fanotify.ignore(group.fd, opened_file.fileno(), How.READ)
         assert group.count(read) == 0
         assert group.count(lambda: python("os.pwrite(os.open(sys.argv[1], 1), b'1', 0)", file)) == 0
         assert group.count(read) == 0
         fanotify.forget(group.fd, opened_file.fileno())
         assert group.count(read) == 1
         fanotify.forget(group.fd, opened_file.fileno())  # that there is nothing to forget is no failure
+
+
+@pytest.mark.root
+def test_where_only_opens_are_seen_a_file_is_ignored_and_forgotten_as_well(tmp_path: Path) -> None:
+    run("mount", "-t", "tmpfs", "none", tmp_path)
+    try:
+        (tmp_path / "file").write_bytes(b"contents")
+        fd = fanotify.open_group()
+        group, thread = served(fd)
+        with opened(tmp_path) as root, (tmp_path / "file").open("rb") as opened_file:
+            fanotify.watch(fd, root, How.OPEN)
+            assert group.count(lambda: python(READ, tmp_path / "file")) == 1
+            fanotify.ignore(fd, opened_file.fileno(), How.OPEN)
+            assert group.count(lambda: python(READ, tmp_path / "file")) == 0
+            fanotify.forget(fd, opened_file.fileno())
+            assert group.count(lambda: python(READ, tmp_path / "file")) == 1
+            with pytest.raises(OSError) as caught:
+                fanotify.ignore(fd, opened_file.fileno(), How.READ)
+            assert caught.value.errno == errno.EOPNOTSUPP
+        group.stop.set()
+        thread.join()
+        os.close(fd)
+    finally:
+        run("umount", "--lazy", tmp_path)
 
 
 @pytest.mark.root
@@ -308,7 +339,7 @@ def test_a_file_under_a_lease_refuses_its_holder_unless_it_was_ignored_before(gr
     )
     assert python(code, file, "not").stdout == f"{errno.EPERM} False\n"
     with file.open("rb") as opened_file:
-        fanotify.ignore(group.fd, opened_file.fileno())
+        fanotify.ignore(group.fd, opened_file.fileno(), How.READ)
     assert python(code, file, "first").stdout == "True\n"
 
 
