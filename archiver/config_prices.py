@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Annotated
 
@@ -46,3 +47,12 @@ class PriceSettings(Section):
         if len(set(names)) < len(names):
             raise ValueError("prices a storage class twice")
         return storage
+
+
+def price_problems(tiers: Sequence[tuple[str, str]], lists: Sequence[PriceSettings]) -> Iterator[str]:
+    """What tiers (name, the price list it names) and price lists, each valid alone, get wrong together."""
+    names = [one.name for one in lists]
+    yield from (f"two price lists have the name {name!r}" for name in sorted(set(names)) if names.count(name) > 1)
+    for tier, wanted in tiers:
+        if wanted and wanted not in names:
+            yield f"tier {tier!r} names the price list {wanted!r}, which is not configured"

@@ -208,9 +208,10 @@ def test_all_problems_are_listed_at_once() -> None:
 )
 def test_a_misspelt_key_is_answered_with_the_right_one(key: str, name: str, model: type[BaseModel]) -> None:
     title, wrong = key.rpartition(".")[0], name + "x"
-    repeated = ("tier", "rule", "recall.rule")
+    repeated = ("tier", "rule", "recall.rule", "prices")
     title, _, kind = title.partition(".") if title.startswith("tier.") else (title, "", "")
     header = f"[[{title}]]" if title in repeated else f"[[rule]]\n[{title}]" if "." in title else f"[{title}]"
+    header = "[[prices]]\n[[prices.storage]]" if title == "prices.storage" else header
     header += f'\nkind = "{kind}"' if kind else ""
     assert any(f"unknown key {wrong}" in p or f".{wrong}" in p for p in problems_of(f"{header}\n{wrong} = 1"))
     assert any(re.search(rf"did you mean {name}\?", problem) for problem in problems_of(f"{header}\n{wrong} = 1"))
