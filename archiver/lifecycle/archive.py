@@ -1,6 +1,6 @@
 """From resident to released, in batches that keep the model busy.
 
-    plan -> load (threads: open, inspect, hash, shrink) -> encode, trial decode (the model)
+    plan -> load (threads: open, hash, decode, shrink) -> encode, trial decode (the model)
          -> gate, commit, release (one thread)
 
 Each stage works on another batch at the same time, and no stage runs more than two batches ahead, so memory does not
@@ -398,14 +398,17 @@ def _load(site: Site, task: Task) -> Loaded:
         subject.require_unchanged()
         if site.catalog.is_pinned(task.row.tier_id, task.row.path):
             raise Pinned(path=task.path)
+        # The hash comes first: release compares it once more under a lease, so whatever is read in between, here and
+        # there, is read from the bytes that the record speaks for.
+        sha256 = fileops.sha256_of(subject.fd)
         with subject.reader() as file:
-            inspection = formats.inspect(file, site.limits)
+            inspection = formats.survey(file, site.limits)
             if not task.act.accepts(inspection.format):
                 raise ImageRefused(
                     reason=Refusal.UNSUPPORTED_FORMAT, detail=f"it is a {inspection.format}, the rule is not for those"
                 )
             picture = formats.load_picture(file, inspection, long_side, multiple)
-        source = source_facts(subject, inspection, fileops.sha256_of(subject.fd))
+        source = source_facts(subject, inspection, sha256)
     return Loaded(task, inspection, source, picture)
 
 

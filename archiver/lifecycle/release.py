@@ -55,7 +55,8 @@ def release(
         _refuse_what_must_stay(site, subject, record_row)
         before = fileops.allocated_bytes(subject.fd)
         with subject.reader() as file:
-            inspection = formats.inspect(file, site.limits)
+            # Not decoded again: its record was made from bytes of the same hash, and those were decoded to their end.
+            inspection = formats.survey(file, site.limits)
         head = placeholder_head(record_row, source_facts(subject, inspection, record_row.sha256), inspection.metadata)
         if exact.is_exact(record_row.scheme):
             packed = packed or exact.pack(subject, inspection, record_row.sha256)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
+from archiver import formats
 from archiver.catalog.rows import State
+from archiver.codec.picture import Picture
 from archiver.errors import (
     ArchiverError,
     FileModified,
@@ -81,6 +84,33 @@ def test_release_refuses_content_changed_behind_an_unchanged_mtime(site: Site, t
         file.write(b"\x00" * 20)
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert isinstance(refused(site, path), FileModified | ImageRefused)
+
+
+def test_release_refuses_a_file_written_to_while_it_was_decoded(
+    site: Site, tier_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Release decodes nothing: the hash alone says that the bytes are those that were proven whole and encoded."""
+    path = tier_root / "wide.jpg"
+    stat, load = path.stat(), formats.load_picture
+
+    def load_and_swap(file: BinaryIO, inspection: formats.Inspection, *size: int) -> Picture:
+        picture = load(file, inspection, *size)
+        with path.open("r+b") as written:
+            written.seek(-stat.st_size // 2, os.SEEK_END)
+            written.write(b"\x15" * 500)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        return picture
+
+    monkeypatch.setattr(formats, "load_picture", load_and_swap)
+    outcomes: list[Outcome] = []
+    archive(site, paths=[path], listener=outcomes.append)
+    assert [(outcome.act, outcome.result) for outcome in outcomes] == [
+        ("record", Result.DONE),
+        ("release", Result.REFUSED),
+    ]
+    assert isinstance(outcomes[-1].error, FileModified)
+    assert b"\x15" * 500 in path.read_bytes()
+    assert not os.listdir(site.tiers["photos"].holding_fd)
 
 
 def test_release_refuses_a_file_written_to_at_the_last_moment(
