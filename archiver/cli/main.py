@@ -67,6 +67,7 @@ VERBS: dict[str, tuple[Verb, ...]] = {
         Verb("rebuild", "care", "Build the catalog anew from placeholders alone."),
         Verb("db", "setup", "Upgrade the catalog's schema or show its version."),
     ),
+    "Buckets": (Verb("s3", "s3", "Have buckets tell of their objects, listen to them, and serve their images."),),
     "Models": (
         Verb("models", "models", "List, verify, export, import or remove profiles."),
         Verb("decoder", "decoder", "Decode for other hosts, or show where records are decoded."),
