@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from hashlib import sha256
 
 from archiver import __version__, formats
 from archiver.codec import schemes
 from archiver.codec.record import Record
-from archiver.decoder.engine import Generated
+from archiver.decoder.engine import Engine, Generated
 from archiver.errors import PlaceholderDamaged
 from archiver.formats import BLOCK, Envelope, Kind, Label, Metadata
 from archiver.lifecycle import reconcile
@@ -66,24 +68,38 @@ def fill(
 ) -> Outcome:
     """From released to recalled: journal, image, catalog. `asker` goes into the audit.
 
-    `written` is called between the last two: the whole image stands in the file then, durably.
-    Raises FileModified, ImageRefused (no quality fits the length), StateConflict, OSError; settled then.
+    `written` is called when the whole image stands in the file, durably, whether the catalog knows or not; in another
+    thread. Raises FileModified, ImageRefused (no quality fits the length), StateConflict, OSError; settled then.
+
+    A reader waits, so what waits for a disk is done beside the encoding, and the last two beside each other: should the
+    power fail when only the catalog's is durable, a placeholder stands there that the journal tells the catalog of.
     """
-    image = render(site, carried, generated)
     row = subject.row
     assert row.record_id is not None  # carried_by_released compared it
     before = fileops.allocated_bytes(subject.fd)
     intent = Intent("recall", row.path, row.record_id, row.inode)
-    with reconcile.journalled(site, subject.tier, intent):
-        arrow("recall.journalled")
-        subject.require_unchanged()
-        write_in_place(subject, image)
-        written()
-        digest = fileops.sha256_of(subject.fd)
-        version = reconcile.version_of(os.fstat(subject.fd))
-        site.catalog.mark_recalled(row.id, digest, version=version, detail=asker)
-        arrow("recall.committed")
+    with ThreadPoolExecutor(1, "fill") as beside:
+        rendering = beside.submit(render, site, carried, generated)
+        with reconcile.journalled(site, subject.tier, intent):
+            arrow("recall.journalled")
+            subject.require_unchanged()
+            image = rendering.result()
+            hashing = beside.submit(sha256, image)
+            write_in_place(subject, image)
+            digest = hashing.result().digest()
+            version = reconcile.version_of(os.fstat(subject.fd))
+            syncing = beside.submit(_sync, subject, written)
+            try:
+                site.catalog.mark_recalled(row.id, digest, version=version, detail=asker)
+            finally:
+                syncing.result()
+            arrow("recall.committed")
     return _done(subject, carried, before)
+
+
+def _sync(file: OpenFile, written: Callable[[], None]) -> None:
+    os.fsync(file.fd)
+    written()
 
 
 def fill_unlisted(
@@ -105,6 +121,7 @@ def fill_unlisted(
     before = fileops.allocated_bytes(file.fd)
     try:
         write_in_place(file, image, head=head)
+        os.fsync(file.fd)
     except OSError:
         with file.reader() as reader:
             envelope = formats.read_envelope(reader)
@@ -121,10 +138,15 @@ def render(site: Site, carried: Carried, generated: Generated) -> bytes:
 
     Raises ImageRefused when no quality fits the length.
     """
+    return image_of(site.engine, carried, generated)
+
+
+def image_of(engine: Engine, carried: Carried, generated: Generated) -> bytes:
+    """As `render`, where there is an engine and no site."""
     source, record = carried.envelope.source, carried.record
     label = Label(
         scheme=record.scheme.label,
-        profile=site.engine.profile_of(record).name,
+        profile=engine.profile_of(record).name,
         source_sha256=source.sha256,
         device=generated.device,
         version=__version__,
@@ -139,8 +161,9 @@ def render(site: Site, carried: Carried, generated: Generated) -> bytes:
 def write_in_place(file: OpenFile, image: bytes, *, head: int = BLOCK) -> None:
     """Overwrite a placeholder with the image of the same length, its first `head` bytes last.
 
-    Until those are written the file is a placeholder with its record; from then on it is the whole image. Space is
-    claimed before anything is written, so that a full disk leaves the placeholder untouched. Raises OSError.
+    Until those are written the file is a placeholder with its record; from then on it is the whole image, durable
+    when the caller has synced it. Space is claimed before anything is written, so that a full disk leaves the
+    placeholder untouched. Raises OSError.
     """
     os.posix_fallocate(file.fd, head, len(image) - head)
     view = memoryview(image)
@@ -152,7 +175,6 @@ def write_in_place(file: OpenFile, image: bytes, *, head: int = BLOCK) -> None:
     os.pwrite(file.fd, view[:head], 0)
     arrow("recall.head_written")
     fileops.set_times(file.fd, file.stat.st_atime_ns, file.stat.st_mtime_ns)
-    os.fsync(file.fd)
 
 
 def _done(file: OpenFile, carried: Carried, before: int) -> Outcome:
