@@ -34,9 +34,10 @@ from rich.table import Table
 from archiver.codec.picture import Picture
 from archiver.codec.record import Record, Scheme
 from archiver.config import Settings
+from archiver.decoder.backend import Backend
 from archiver.decoder.decoding import decode_records
 from archiver.decoder.engine import open_engine
-from archiver.decoder.networks import StoredNetworks
+from archiver.decoder.networks import open_backend
 from archiver.models.vault import Vault
 
 Decode = Callable[[Sequence[Record]], Sequence[NDArray[np.uint8]]]
@@ -54,13 +55,13 @@ def made_pictures(count: int, side: int) -> list[Picture]:
 
 def bare(vault: Vault, batch: int, threads: int, device: str) -> Decode:
     """The sampler itself, with nothing before it."""
-    networks: dict[bytes, StoredNetworks] = {}
+    networks: dict[bytes, Backend] = {}
     calls = ThreadPoolExecutor(threads if device == "cpu" else 1, initializer=torch.set_num_threads, initargs=(1,))
 
     def decode(records: Sequence[Record]) -> Sequence[NDArray[np.uint8]]:
         key = records[0].profile
         if key not in networks:
-            networks[key] = StoredNetworks(vault.directory(key), torch.device(device))
+            networks[key] = open_backend(vault.directory(key), torch.device(device))
         batches = [records[start : start + batch] for start in range(0, len(records), batch)]
         done = calls.map(lambda some: decode_records(networks[key], some), batches)
         return [pixels for some in done for pixels in some]

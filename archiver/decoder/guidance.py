@@ -24,6 +24,11 @@ def x0_from_v(z_t: Tensor, v: Tensor, alpha: float) -> Tensor:
     return math.sqrt(alpha) * z_t - math.sqrt(1 - alpha) * v
 
 
+def x0_from_noise(z_t: Tensor, noise: Tensor, alpha: float) -> Tensor:
+    """The clean latent that a predicted noise implies: (z_t - sqrt(1 - a) noise) / sqrt(a) (DDIM, arXiv 2010.02502)."""
+    return (z_t - math.sqrt(1 - alpha) * noise) / math.sqrt(alpha)
+
+
 def classifier_free(with_condition: Tensor, without: Tensor, scale: float) -> Tensor:
     """Away from the unconditional estimate by `scale`; 1 leaves the conditional one (Ho & Salimans, arXiv
     2207.12598).

@@ -10,30 +10,21 @@ from torch.nn import functional as F
 
 from archiver.codec.colour import shrink
 from archiver.codec.fidelity import FidelityReport
-from archiver.decoder.decoding import to_tensor
-from archiver.models.embedded import Networks
+from archiver.decoder.backend import Backend
 
 _THUMBNAIL = 16
-_SHARPNESS = 10.0  # cosines to the words, times this, are the logits of the word probabilities [ours]
 _SMALLEST = 1e-6  # probability
 
 
-def judge(models: Networks, original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> FidelityReport:
+def judge(backend: Backend, original: NDArray[np.uint8], decoded: NDArray[np.uint8]) -> FidelityReport:
     """Compare two pictures (h, w, 3) of the same size."""
     with torch.inference_mode():
-        features, others = (
-            models.semantics.features(to_tensor(pixels).to(models.device)) for pixels in (original, decoded)
-        )
-        semantic = F.cosine_similarity(features.mean((2, 3)), others.mean((2, 3)))
-        bce = binary_cross_entropy(word_probabilities(models, features), word_probabilities(models, others))
-    return FidelityReport(float(semantic), float(bce), colour_error(original, decoded))
-
-
-def word_probabilities(models: Networks, features: Tensor) -> Tensor:
-    """(B, words, h, w): how probable each label word is in each cell of features (B, C, h, w)."""
-    semantics = models.semantics
-    directions = F.normalize(features - semantics.map_mean.view(1, -1, 1, 1), dim=1)
-    return torch.softmax(_SHARPNESS * torch.einsum("bchw,kc->bkhw", directions, semantics.word_vectors), 1)
+        one, other = backend.see(original), backend.see(decoded)
+        semantic = F.cosine_similarity(one.features, other.features)
+        bce = None
+        if one.words is not None and other.words is not None:
+            bce = float(binary_cross_entropy(one.words, other.words))
+    return FidelityReport(float(semantic), bce, colour_error(original, decoded))
 
 
 def binary_cross_entropy(wanted: Tensor, found: Tensor) -> Tensor:

@@ -23,14 +23,16 @@ from torch import Tensor
 
 from archiver.codec import schemes
 from archiver.codec.record import Record
+from archiver.decoder.backend import Backend
 from archiver.decoder.decoding import decode_records
+from archiver.decoder.embedded import EmbeddedBackend
 from archiver.decoder.engine import Generated
 from archiver.decoder.judge import judge
-from archiver.decoder.observing import observe
 from archiver.decoder.work import Decode, DeviceLost, Encode, Measure, OutOfMemory, Work
-from archiver.errors import DecoderFailed
+from archiver.errors import DecoderFailed, HubNotInstalled
 from archiver.models.embedded import Autoencoder, Denoiser, ProfileMeta, SemanticEncoder, load_network, read_profile
 from archiver.models.embedded.denoiser import cosine_alphas_cumprod
+from archiver.models.profiles import HUB_FORMAT, format_of
 from archiver.models.vault import Vault
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -78,6 +80,21 @@ class StoredNetworks:
             return self.loaded[name]
 
 
+def open_backend(directory: Path, device: torch.device, batch: int = 0) -> Backend:
+    """The networks of the profile in a folder, none of them loaded yet.
+
+    batch: how many records are decoded together, 0 for what suits networks and device. Raises ProfileUnknown,
+    ProfileInvalid, HubNotInstalled.
+    """
+    if format_of(directory) != HUB_FORMAT:
+        return EmbeddedBackend(StoredNetworks(directory, device))
+    try:
+        from archiver.decoder.hub import open_hub
+    except ImportError as error:
+        raise HubNotInstalled(missing=error.name or error) from error
+    return open_hub(directory, device, batch)
+
+
 class LocalRunner:
     """`archiver.decoder.work.Runner` in this process.
 
@@ -88,7 +105,8 @@ class LocalRunner:
     def __init__(self, vault: Vault, *, device: Device = "auto", batch: int = 0, threads: int = 1) -> None:
         self._vault = vault
         self._threads = threads
-        self._stored: dict[bytes, StoredNetworks] = {}
+        self._stored: dict[bytes, Backend] = {}
+        self._asked = batch
         self._lock = threading.Lock()
         with_gpu = device != "cpu" and torch.cuda.is_available()
         if device == "cuda" and not with_gpu:
@@ -101,8 +119,11 @@ class LocalRunner:
     @property
     def device(self) -> str:
         """For the label of a generated image: all that its bytes depend on besides record and weights."""
+        return self._name(self._batch)
+
+    def _name(self, batch: int) -> str:
         name = torch.cuda.get_device_name(self._device) if self._device.type == "cuda" else "cpu"
-        together = f", batch {self._batch}" if self._batch > 1 else ""
+        together = f", batch {batch}" if batch > 1 else ""
         return f"{name}, torch {torch.__version__}{together}"
 
     @property
@@ -119,7 +140,7 @@ class LocalRunner:
     def loaded(self) -> tuple[str, ...]:
         """The networks in memory, by name."""
         with self._lock:
-            return tuple(f"{one.meta.name}/{name}" for one in self._stored.values() for name in one.loaded)
+            return tuple(f"{one.name}/{name}" for one in self._stored.values() for name in one.loaded)
 
     def start(self) -> None:
         """Nothing is to be done: each network is loaded when it is needed."""
@@ -162,29 +183,34 @@ class LocalRunner:
         self._trim()
 
     def _decode(self, records: list[Record]) -> list[Generated]:
-        batch, device = max(self._batch, len(records)), self.device
-        full = records + records[-1:] * (batch - len(records))
-        pictures = decode_records(self._networks(records[0].profile), full)
-        return [Generated(pixels, device) for pixels in pictures[: len(records)]]
+        backend = self._backend(records[0].profile)
+        batch = self._batch if backend.batch is None else min(self._batch, backend.batch)
+        made: list[Generated] = []
+        for first in range(0, len(records), batch):
+            some = records[first : first + batch]
+            device = self._name(batch)
+            pictures = decode_records(backend, some + some[-1:] * (batch - len(some)))
+            made += [Generated(pixels, device) for pixels in pictures[: len(some)]]
+        return made
 
     def _do(self, work: Work) -> Any:
         match work:
             case Encode(picture, scheme, steering, key):
-                networks = self._networks(key)
+                backend = self._backend(key)
                 height, width, _ = picture.pixels.shape
-                side = networks.meta.downscale
-                facts = observe(networks, picture.pixels, scheme)
+                side = backend.cell
+                facts = backend.observe(picture.pixels, scheme)
                 return schemes.compose(picture, facts, scheme, key, (width // side, height // side), steering)
             case Measure(picture, decoded, key):
-                return judge(self._networks(key), picture.pixels, decoded)
+                return judge(self._backend(key), picture.pixels, decoded)
             case Decode(record):
                 return self._decode([record])[0]
 
-    def _networks(self, key: bytes) -> StoredNetworks:
-        """Those of the profile that a record names. Raises ProfileUnknown, ProfileInvalid."""
+    def _backend(self, key: bytes) -> Backend:
+        """That of the profile that a record names. Raises ProfileUnknown, ProfileInvalid, HubNotInstalled."""
         with self._lock:
             if key not in self._stored:
-                self._stored[key] = StoredNetworks(self._vault.directory(key), self._device)
+                self._stored[key] = open_backend(self._vault.directory(key), self._device, self._asked)
             return self._stored[key]
 
     def _trim(self) -> None:

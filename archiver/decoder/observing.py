@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from archiver.codec.record import Scheme
 from archiver.codec.schemes import Facts
 from archiver.decoder.attention import reference
-from archiver.decoder.decoding import to_tensor
+from archiver.decoder.pixels import to_tensor
 from archiver.models.embedded import Networks
 
 

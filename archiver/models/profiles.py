@@ -95,6 +95,12 @@ def read_profile(directory: Path) -> ProfileInfo:
     return parse_profile(text, path)
 
 
+def format_of(directory: Path) -> str:
+    """Which kind of networks the profile in `directory` is of; "" where it does not say. Raises as `read_profile`."""
+    read_profile(directory)
+    return str(tomllib.loads((directory / PROFILE_FILE).read_text(encoding="utf-8")).get("format", ""))
+
+
 def parse_profile(text: bytes, path: object) -> ProfileInfo:
     """Read what a `profile.toml` holds; `path` names it in the error. Raises ProfileInvalid."""
     try:

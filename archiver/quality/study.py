@@ -72,7 +72,7 @@ def open_subject(settings: Settings) -> tuple[Engine, Reconstruct | None]:
 def _autoencoder(folder: Path) -> Reconstruct | None:
     import torch
 
-    from archiver.decoder.decoding import to_pixels, to_tensor
+    from archiver.decoder.pixels import to_pixels, to_tensor
     from archiver.models.embedded import Autoencoder, load_network, read_profile
 
     try:

@@ -21,32 +21,34 @@ from archiver.codec.record import AttentionGuidance, Record, Scheme, Section, Se
 from archiver.decoder import guidance
 from archiver.decoder.attention import octaves, received, reference
 from archiver.decoder.decoding import Steered, decode_latents, decode_records
-from archiver.decoder.observing import observe
-from archiver.models.embedded import Conditions, EmbeddedModels, load_embedded
+from archiver.decoder.embedded import EmbeddedBackend
+from archiver.models.embedded import Conditions, load_embedded
 
 DIRECTORY = Path(archiver.models.__file__).parent / "weights" / "embedded-1"
 GRID = (12, 8)
 
 
 @pytest.fixture(scope="module")
-def models() -> EmbeddedModels:
+def models() -> EmbeddedBackend:
     torch.set_num_threads(1)
-    return load_embedded(DIRECTORY)
+    return EmbeddedBackend(load_embedded(DIRECTORY))
 
 
-def coded(models: EmbeddedModels, scheme: Scheme, seed: int, steps: int = 10) -> Record:
+def coded(models: EmbeddedBackend, scheme: Scheme, seed: int, steps: int = 10) -> Record:
     """The record of a made photograph, with fewer steps than the default preset takes."""
     picture = Picture(photograph(seed, 16 * GRID[0], 16 * GRID[1]), 1200, 800)
     steering = replace(schemes.PRESETS["default"][scheme], steps=steps)
-    return schemes.compose(picture, observe(models, picture.pixels, scheme), scheme, bytes(8), GRID, steering)
+    return schemes.compose(picture, models.observe(picture.pixels, scheme), scheme, bytes(8), GRID, steering)
 
 
-def attended(models: EmbeddedModels, record: Record) -> Tensor:
+def attended(models: EmbeddedBackend, record: Record) -> Tensor:
     """What attention the clean latent of a record draws, in octaves, as an encoder would see it."""
     embedding = schemes.material(record).embedding
     assert embedding is not None
     with torch.no_grad():
-        return octaves(reference(models, decode_latents(models, [record]), torch.from_numpy(embedding)[None]))[0]
+        return octaves(reference(models.networks, decode_latents(models, [record]), torch.from_numpy(embedding)[None]))[
+            0
+        ]
 
 
 def coefficients(x: Tensor) -> Tensor:
@@ -62,7 +64,7 @@ def noisy(record: Record) -> Tensor:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_seacom_pulls_attention_toward_the_stored_maps(models: EmbeddedModels, seed: int) -> None:
+def test_seacom_pulls_attention_toward_the_stored_maps(models: EmbeddedBackend, seed: int) -> None:
     record = coded(models, Scheme.SEACOM, seed)
     assert len(record.to_bytes()) <= 256
     stored = schemes.material(record).attention
@@ -77,7 +79,7 @@ def test_seacom_pulls_attention_toward_the_stored_maps(models: EmbeddedModels, s
     assert pulled < 0.7 * free, (free, pulled)
 
 
-def test_seacom_follows_the_maps_of_another_picture_when_they_are_swapped_in(models: EmbeddedModels) -> None:
+def test_seacom_follows_the_maps_of_another_picture_when_they_are_swapped_in(models: EmbeddedBackend) -> None:
     """The pull is toward what is stored, not toward what the network would do anyway."""
     one, other = coded(models, Scheme.SEACOM, 0), coded(models, Scheme.SEACOM, 1)
     maps = [schemes.material(record).attention for record in (one, other)]
@@ -88,14 +90,14 @@ def test_seacom_follows_the_maps_of_another_picture_when_they_are_swapped_in(mod
         assert near < far
 
 
-def test_seacom_without_strength_is_plain_sampling(models: EmbeddedModels) -> None:
+def test_seacom_without_strength_is_plain_sampling(models: EmbeddedBackend) -> None:
     record = coded(models, Scheme.SEACOM, 0, steps=4)
     still = replace(record, steering=replace(record.steering, attention=AttentionGuidance(0.0, 0.5)))
     plain = replace(record, steering=replace(record.steering, attention=None))
     assert np.array_equal(decode_records(models, [still])[0], decode_records(models, [plain])[0])
 
 
-def test_seacom_s_step_shortens_the_distance_it_was_taken_for(models: EmbeddedModels) -> None:
+def test_seacom_s_step_shortens_the_distance_it_was_taken_for(models: EmbeddedBackend) -> None:
     record = coded(models, Scheme.SEACOM, 2)
     step = Steered(models, [record]).steer(10)
     assert step is not None
@@ -110,12 +112,14 @@ def test_seacom_s_step_shortens_the_distance_it_was_taken_for(models: EmbeddedMo
     assert step(z, 400, 4) is z  # the second half of the steps is free
 
 
-def _attention_distance(models: EmbeddedModels, record: Record, z: Tensor) -> float:
+def _attention_distance(models: EmbeddedBackend, record: Record, z: Tensor) -> float:
     material = schemes.material(record)
     assert material.embedding is not None and material.attention is not None
     wanted = torch.from_numpy(material.attention)[None]
     told = Conditions(torch.from_numpy(material.embedding)[None])
-    _, distance = guidance.attention_guidance(z, wanted, lambda x: octaves(received(models, x, 900, told)), 0.0)
+    _, distance = guidance.attention_guidance(
+        z, wanted, lambda x: octaves(received(models.networks, x, 900, told)), 0.0
+    )
     return float(distance)
 
 
@@ -124,7 +128,7 @@ def _attention_distance(models: EmbeddedModels, record: Record, z: Tensor) -> fl
 
 @pytest.mark.parametrize("time", [950, 500, 50])
 def test_g_coclico_reaches_what_is_known_and_leaves_the_null_space_to_the_network(
-    models: EmbeddedModels, time: int
+    models: EmbeddedBackend, time: int
 ) -> None:
     record = coded(models, Scheme.G_COCLICO, 0)
     linear = record.steering.linear
@@ -144,7 +148,7 @@ def test_g_coclico_reaches_what_is_known_and_leaves_the_null_space_to_the_networ
 # -- SESECO ------------------------------------------------------------------------------------------------------------
 
 
-def test_seseco_s_precision_of_one_region_changes_no_other_region_s_guidance(models: EmbeddedModels) -> None:
+def test_seseco_s_precision_of_one_region_changes_no_other_region_s_guidance(models: EmbeddedBackend) -> None:
     record, region, inside = _seseco(models)
     coarse, fine = (_with_precision(models, record, refine) for refine in (frozenset[int](), frozenset({region})))
     known = [schemes.material(one) for one in (coarse, fine)]
@@ -160,7 +164,7 @@ def test_seseco_s_precision_of_one_region_changes_no_other_region_s_guidance(mod
     assert change[inside].max() > 0.05
 
 
-def test_seseco_s_precision_of_one_region_stays_local_in_the_finished_picture(models: EmbeddedModels) -> None:
+def test_seseco_s_precision_of_one_region_stays_local_in_the_finished_picture(models: EmbeddedBackend) -> None:
     """The network sees the whole picture, so that a little changes elsewhere, too."""
     record, region, inside = _seseco(models)
     pictures = [
@@ -172,12 +176,12 @@ def test_seseco_s_precision_of_one_region_stays_local_in_the_finished_picture(mo
     assert change[inside].mean() > 3 * change[~inside].mean()
 
 
-def _seseco(models: EmbeddedModels) -> tuple[Record, int, NDArray[np.bool_]]:
+def _seseco(models: EmbeddedBackend) -> tuple[Record, int, NDArray[np.bool_]]:
     """A record of two label regions, the one that is refined or not, and its cells."""
     record = coded(models, Scheme.SESECO, 4)
     labels = np.zeros((2 * GRID[1], 2 * GRID[0]), np.uint8)
     labels[:, GRID[0] :] = 7
-    facts = replace(observe(models, _picture(), Scheme.SESECO), labels=labels)
+    facts = replace(models.observe(_picture(), Scheme.SESECO), labels=labels)
     record = schemes.compose(Picture(_picture(), 1200, 800), facts, Scheme.SESECO, bytes(8), GRID, record.steering)
     inside = np.zeros((GRID[1], GRID[0]), np.bool_)
     inside[:, GRID[0] // 2 :] = True
@@ -191,7 +195,7 @@ def _picture() -> NDArray[np.uint8]:
     return np.clip(pixels // 2 + 60 + stripes[None, :, None], 0, 255).astype(np.uint8)
 
 
-def _with_precision(models: EmbeddedModels, record: Record, refine: frozenset[int]) -> Record:
+def _with_precision(models: EmbeddedBackend, record: Record, refine: frozenset[int]) -> Record:
     labels = schemes.material(record).labels
     assert labels is not None
     payload = region_colours.encode(shrink(_picture(), *GRID), labels, 8, 12, refine)

@@ -1,0 +1,125 @@
+"""The embedded profile's networks behind the decoder's seam."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from archiver.codec.record import Scheme, Steering
+from archiver.codec.schemes import Facts
+from archiver.decoder import attention, guidance
+from archiver.decoder.backend import Attend, Predict, Seen, Told
+from archiver.decoder.observing import observe
+from archiver.decoder.pixels import to_tensor
+from archiver.models.embedded import Conditions, Networks
+from archiver.models.embedded.denoiser import Keep
+
+_SHARPNESS = 10.0  # cosines to the words, times this, are the logits of the word probabilities [ours]
+
+
+class EmbeddedBackend:
+    """`archiver.decoder.backend.Backend` over the embedded networks."""
+
+    batch: int | None = None
+
+    def __init__(self, networks: Networks) -> None:
+        self.networks = networks
+
+    @property
+    def name(self) -> str:
+        """The profile's."""
+        return self.networks.meta.name
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.networks.device
+
+    @property
+    def loaded(self) -> tuple[str, ...]:
+        """The networks in memory."""
+        return tuple(getattr(self.networks, "loaded", ()))
+
+    @property
+    def cell(self) -> int:
+        """Pixels along the side of a latent cell, which is one of the record's grid."""
+        return self.networks.meta.downscale
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """The noise schedule (1000,), on the CPU."""
+        return self.networks.alphas_cumprod
+
+    def latent_shape(self, grid: tuple[int, int]) -> tuple[int, int, int]:
+        """(channels, rows, columns) of latents."""
+        columns, rows = grid
+        return self.networks.meta.latent_channels, rows, columns
+
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures to latents."""
+        return self.networks.autoencoder.encode(pictures)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents to pictures."""
+        return self.networks.autoencoder.decode(latents)
+
+    def predictor(self, told: Told, steering: Steering) -> Predict:
+        """Classifier-free guidance on the semantic conditions; a colour condition stays on both sides [ours].
+
+        Both estimates come from one call, whatever the scale, so that a picture never depends on how calls are grouped.
+        """
+        columns, rows = told.grid
+        parts = (
+            told.embedding,
+            None if told.labels is None else _at_half_cells(told.labels, rows),
+            None if told.colours is None else _per_cell(told.colours, rows, columns),
+        )
+        conditions = Conditions(*(None if part is None else part.repeat_interleave(2, 0) for part in parts))
+
+        def predict(z: Tensor, time: int) -> Tensor:
+            pairs = z.repeat_interleave(2, 0)
+            semantic = torch.tensor([True, False] * told.count, device=z.device)
+            times = torch.full_like(semantic, time, dtype=torch.long)
+            keep = Keep(semantic, semantic, torch.ones_like(semantic))
+            v = self.networks.denoiser(pairs, times, conditions, keep)
+            x0 = guidance.x0_from_v(pairs, v, float(self.networks.alphas_cumprod[time]))
+            return guidance.classifier_free(x0[0::2], x0[1::2], steering.guidance)
+
+        return predict
+
+    def attention(self, told: Told) -> Attend:
+        """That of the denoiser's last self-attention."""
+        conditions = Conditions(told.embedding)
+        return lambda z, time: attention.octaves(attention.received(self.networks, z, time, conditions))
+
+    def observe(self, pixels: NDArray[np.uint8], scheme: Scheme) -> Facts:
+        """What the semantic encoder sees in a picture."""
+        return observe(self.networks, pixels, scheme)
+
+    def see(self, pixels: NDArray[np.uint8]) -> Seen:
+        """Pooled features and the probabilities of the words."""
+        features = self.networks.semantics.features(to_tensor(pixels).to(self.device))
+        return Seen(features.mean((2, 3)), word_probabilities(self.networks, features))
+
+
+def word_probabilities(models: Networks, features: Tensor) -> Tensor:
+    """(B, words, h, w): how probable each label word is in each cell of features (B, C, h, w)."""
+    semantics = models.semantics
+    directions = F.normalize(features - semantics.map_mean.view(1, -1, 1, 1), dim=1)
+    return torch.softmax(_SHARPNESS * torch.einsum("bchw,kc->bkhw", directions, semantics.word_vectors), 1)
+
+
+def _at_half_cells(labels: Tensor, rows: int) -> Tensor:
+    """Labels (B, 2 rows, 2 columns), two along the side of a latent cell, as the denoiser takes them."""
+    times = 2 * rows // labels.shape[1]
+    return labels.repeat_interleave(times, 1).repeat_interleave(times, 2)
+
+
+def _per_cell(colours: Tensor, rows: int, columns: int) -> Tensor:
+    """Colours (B, 3, rows, columns), one for each latent cell."""
+    if colours.shape[2] < rows or colours.shape[3] < columns:
+        return F.interpolate(colours, (rows, columns), mode="bilinear", align_corners=False)
+    return F.adaptive_avg_pool2d(colours, (rows, columns))
