@@ -1,4 +1,4 @@
-"""S3 servers for the tests: SeaweedFS for objects, moto for what that lacks; each on free ports, in folders of its own."""
+"""S3 servers for the tests: SeaweedFS for objects, moto for what that lacks; on free ports, in folders of their own."""
 
 from __future__ import annotations
 
@@ -121,6 +121,7 @@ class Seaweed:
             "volume.port": volume,
             "volume.port.grpc": volume_grpc,
             "volume.max": 1000,
+            "volume.preStopSeconds": 0,
             "filer.port": filer,
             "filer.port.grpc": filer_grpc,
         }

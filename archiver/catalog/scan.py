@@ -32,6 +32,7 @@ from archiver.catalog.store import PAGE
 from archiver.catalog.tables import Directory, File, Gone, Recalled, signed64
 
 _DIRECTORIES = select(Directory.id, Directory.path, Directory.fingerprint)
+_KNOWN = select(File.id, File.name, File.state, File.size, File.mtime_ns, File.inode)
 _TOP = 1 << 63
 _SCAN_LOCK = 0x7363616E  # "scan"; advisory locks are told apart by number, within one database
 _SPOKEN_FOR = (State.RECORDED, State.RELEASED, State.RECALLED)
@@ -93,6 +94,20 @@ class ScanWriter(Recorder):
             rows = connection.exec_driver_sql(query, (directory_id,)).all()
         return [Known(*row)._replace(inode=row[5] % (1 << 64)) for row in rows]
 
+    def files_behind(self, directory_id: int, name: bytes = b"", limit: int = PAGE) -> list[Known]:
+        """As `files_in`, in the order of the bytes of the names, from behind `name` on: for directories of any size."""
+        query = _KNOWN.where(File.directory_id == directory_id, File.name > name).order_by(File.name).limit(limit)
+        with self._read() as connection:
+            return [_known(*row) for row in connection.execute(query)]
+
+    def files_known(self, file_ids: Sequence[int]) -> dict[int, Known]:
+        """Files by their numbers, as they are now."""
+        found: dict[int, Known] = {}
+        with self._read() as connection:
+            for page in pages(file_ids):
+                found |= {row.id: _known(*row) for row in connection.execute(_KNOWN.where(File.id.in_(page)))}
+        return found
+
     def apply_changes(self, tier_id: int, changes: Sequence[DirectoryChange]) -> Applied:
         """Bring directories of one tier up to date, in one transaction.
 
@@ -126,6 +141,10 @@ class ScanWriter(Recorder):
 
 def _directory_row(directory_id: int, path: str, fingerprint: bytes | None) -> DirectoryRow:
     return DirectoryRow(directory_id, os.fsencode(path), None if fingerprint is None else bytes(fingerprint))
+
+
+def _known(file_id: int, name: str, *rest: int) -> Known:
+    return Known(file_id, os.fsencode(name), *rest)
 
 
 # -- directories -------------------------------------------------------------------------------------------------------

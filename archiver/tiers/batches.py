@@ -10,7 +10,7 @@ from typing import Self
 
 from archiver.catalog import Catalog
 from archiver.catalog.rows import Applied, DirectoryChange
-from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier
 
 _BATCH = 10000  # files a transaction
 
@@ -25,7 +25,7 @@ class Batches:
     disk that is gone is not gone.
     """
 
-    def __init__(self, catalog: Catalog, tier: LocalTier, tier_id: int) -> None:
+    def __init__(self, catalog: Catalog, tier: Tier, tier_id: int) -> None:
         self._catalog, self._tier, self._tier_id = catalog, tier, tier_id
         self._changes: list[DirectoryChange] = []
         self._accesses: list[Access] = []

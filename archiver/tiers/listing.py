@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from archiver.config import compile_patterns, path_matches
-
-AREA = ".archiver"  # everything of ours on a tier; never scanned
+from archiver.config_tiers import AREA as AREA  # everything of ours on a tier; never scanned
 
 _TRACKED = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "tif", "tiff")
 _UNSUPPORTED = {
@@ -45,6 +44,8 @@ class Skip(StrEnum):
     EXCLUDED = "excluded by the configuration"
     UNREADABLE = "unreadable"
     TOO_DEEP = "path too long"
+    MARKER = "folder marker of a bucket"
+    UNNAMEABLE = "key that is no path"
 
 
 Seen = tuple[str, int, int, int, int]

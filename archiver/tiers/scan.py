@@ -14,6 +14,7 @@ from collections.abc import Callable
 from archiver.catalog import Catalog
 from archiver.errors import TierNotScanned
 from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier
 from archiver.tiers.report import Progress, ScanReport, ScanWarning
 from archiver.tiers.walk import Walk, alone
 
@@ -22,16 +23,22 @@ __all__ = ["Progress", "ScanReport", "ScanWarning", "scan", "scan_directory"]
 
 def scan(
     catalog: Catalog,
-    tier: LocalTier,
+    tier: Tier,
     *,
     progress: Callable[[Progress], None] | None = None,
     stop: threading.Event | None = None,
 ) -> ScanReport:
-    """Scan a whole tier. Once `stop` is set it ends after the directory at hand; what it saw until then is kept.
+    """Scan a whole tier of any kind. Once `stop` is set it ends after what is at hand; what it saw until then is kept.
 
     Raises TierUnreachable (also where the tier vanishes meanwhile: nothing is gone then), TierBeingScanned,
     CatalogUnavailable, or what from_os_error makes of a failing disk.
     """
+    if not isinstance(tier, LocalTier):
+        from archiver.s3.scan import scan_bucket
+        from archiver.s3.tier import S3Tier
+
+        assert isinstance(tier, S3Tier)
+        return scan_bucket(catalog, tier, progress=progress, stop=stop)
     walk = Walk(catalog, tier, progress, stop)
     with walk.reachable():
         if walk.is_blank():
