@@ -11,6 +11,9 @@ from archiver.catalog.rows import State
 from archiver.config import Settings
 from archiver.desk.desk import RecallDesk
 from archiver.desk.history import Ending
+from archiver.lifecycle import fill as filling
+from archiver.lifecycle.outcome import Result
+from archiver.lifecycle.recall import recall
 from archiver.lifecycle.reconcile import reconcile
 from archiver.lifecycle.site import Site, open_site
 from tests.desk.conftest import ask
@@ -53,3 +56,29 @@ def test_a_desk_that_dies_at_any_step_is_put_right_by_the_next(
     assert read_and_kill(settings, paths) == 0
     assert set(witness.look_after_restart(settings).values()) == {State.RECALLED}
     assert {row_of(site, path).state for path in paths} == {State.RECALLED}
+
+
+def test_a_catalog_that_knew_before_the_disk_did_is_put_right(
+    site: Site, settings: Settings, released: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image's first block and the catalog are synced side by side: the power may fail with only the second done."""
+    path = released[0]
+    placeholder, times = path.read_bytes(), path.stat().st_mtime_ns
+
+    def power_fails(name: str) -> None:
+        if name == "recall.committed":
+            raise KeyboardInterrupt  # the one that no handler settles, as none would run
+
+    monkeypatch.setattr(filling, "arrow", power_fails)
+    with pytest.raises(KeyboardInterrupt):
+        recall(site, [path])
+    assert row_of(site, path).state is State.RECALLED
+    with path.open("r+b") as file:  # the block that never came to the disk
+        file.write(placeholder[:4096])
+    with open_site(settings) as after:
+        assert reconcile(after).counts.total() == 1
+    assert row_of(site, path).state is State.RELEASED
+    assert path.read_bytes() == placeholder
+    assert path.stat().st_mtime_ns == times
+    monkeypatch.undo()
+    assert recall(site, [path]).count("recall", Result.DONE) == 1
