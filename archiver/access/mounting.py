@@ -45,7 +45,7 @@ def serve_mount(
     with open_site(settings) as site:
         recalls = Recalls(site)
         try:
-            roots = [tier.root for tier in site.tiers.values()]
+            roots = [tier.root for tier in site.local_tiers]
             serve(Mirror(source, roots, recalls, mounted), source, mountpoint, allow_other=allow_other)
         finally:
             notifier.stopping()
@@ -74,7 +74,7 @@ def _checked(settings: Settings, source: Path, mountpoint: Path) -> tuple[Path, 
     for path, is_folder in zip((source, mountpoint), folders, strict=True):
         if not is_folder:
             raise MountRefused(mountpoint=mountpoint, reason=f"{path} is not a folder")
-    roots = [tier.path.resolve() for tier in settings.tier]
+    roots = [tier.path.resolve() for tier in settings.tier if tier.kind == "local"]
     if not any(source.is_relative_to(root) or root.is_relative_to(source) for root in roots):
         raise NotInAnyTier(path=source)
     for path in (source, *roots):

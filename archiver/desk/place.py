@@ -25,7 +25,7 @@ class Place:
 def place_of(site: Site, fd: int) -> Place:
     """The place of an open file, by the path that the kernel has for its descriptor now."""
     path = Path(fileops.path_of(fd))
-    for tier in site.tiers.values():
+    for tier in site.local_tiers:
         try:
             root = Path(fileops.path_of(tier.root_fd))
             if path.is_relative_to(root):

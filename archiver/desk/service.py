@@ -46,7 +46,7 @@ class DeskService:
     def watch_tiers(self) -> None:
         """Have reads on every tier noticed that can be reached now."""
         if self._kernel is not None:
-            for tier in self._site.tiers.values():
+            for tier in self._site.local_tiers:
                 self._kernel.watch(tier)
 
     def stop(self, *, for_good: bool) -> None:

@@ -147,7 +147,7 @@ def _taken_in(site: Site, tier: LocalTier, path: str, version: Version) -> FileR
 def _of_inode(site: Site, fd: int, version: Version) -> _Row | None:
     """A file that was opened by a path that means nothing here, as from a container."""
     device = os.fstat(fd).st_dev
-    for tier in site.tiers.values():
+    for tier in site.local_tiers:
         try:
             if os.fstat(tier.root_fd).st_dev != device:
                 continue

@@ -10,15 +10,14 @@ grow with the plan.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from itertools import groupby, islice
-from pathlib import Path
-from threading import Event, Lock
+from threading import BoundedSemaphore, Event, Lock
 from types import TracebackType
 from typing import Self
 
@@ -33,7 +32,6 @@ from archiver.errors import (
     ArchiverError,
     FileModified,
     GateFailed,
-    HardLinked,
     ImageRefused,
     ModelsNotInstalled,
     NothingSaved,
@@ -47,27 +45,24 @@ from archiver.errors import (
 from archiver.formats import RECORD_ROOM, Inspection, Refusal, SourceFacts
 from archiver.lifecycle import exact
 from archiver.lifecycle import plan as planning
-from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
-from archiver.lifecycle.outcome import Listener, Outcome, Result, Rung, Tally, ignore
+from archiver.lifecycle.keeper import Keeper, Releasing
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Rung, Tally, attempt, failed, ignore
 from archiver.lifecycle.placeholder import source_facts
 from archiver.lifecycle.plan import PlannedAct
-from archiver.lifecycle.release import release
-from archiver.lifecycle.rerelease import rerelease
 from archiver.lifecycle.site import Site
-from archiver.lifecycle.subject import hold
-from archiver.tiers import fileops
-from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier, Where
 
 _PREVIEW_SIDE, _PREVIEW_MULTIPLE = 256, 16  # pixels that a lossless record's colour map is made from
-_LOADERS = max(2, (os.cpu_count() or 2) - 1)
+# However many files are opened at a time: decoding takes a processor and a whole picture's memory.
+_decoding = BoundedSemaphore(max(2, (os.cpu_count() or 2) - 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One file that the plan (or the user) wants recorded or released."""
 
-    tier: LocalTier
+    tier: Tier
     act: PlannedAct
 
     @property
@@ -75,8 +70,8 @@ class Task:
         return self.act.file
 
     @property
-    def path(self) -> Path:
-        return self.tier.root / self.act.file.path
+    def path(self) -> Where:
+        return self.tier.where(self.act.file.path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +110,7 @@ def archive(
     site: Site,
     *,
     tiers: Sequence[str] | None = None,
-    paths: Sequence[Path] | None = None,
+    paths: Sequence[Where] | None = None,
     limit: int | None = None,
     listener: Listener = ignore,
     stop: Event | None = None,
@@ -135,7 +130,7 @@ def archive(
     return run.tally
 
 
-def _tasks(site: Site, tiers: Sequence[str] | None, paths: Sequence[Path] | None, limit: int | None) -> Iterator[Task]:
+def _tasks(site: Site, tiers: Sequence[str] | None, paths: Sequence[Where] | None, limit: int | None) -> Iterator[Task]:
     now = datetime.now(UTC)
     if paths is not None:
         for path in paths:
@@ -164,10 +159,12 @@ class _Run:
         self.tally = Tally()
         self._listener = listener
         self._telling = Lock()
-        self._loaders = ThreadPoolExecutor(_LOADERS, "archive-load")
+        loaders = max((site.keeper(tier).loaders for tier in site.tiers.values()), default=1)
+        self._loaders = ThreadPoolExecutor(loaders, "archive-load")
         self._finisher = ThreadPoolExecutor(1, "archive-finish")
         self._loading: deque[list[Future[Loaded | None]]] = deque()
         self._finishing: deque[Future[None]] = deque()
+        self._gathered: defaultdict[str, list[Releasing]] = defaultdict(list)  # by tier; the finisher's
 
     def __enter__(self) -> Self:
         return self
@@ -190,6 +187,8 @@ class _Run:
             self._code(self._loading.popleft())
         while self._finishing:
             self._finishing.popleft().result()
+        for name in self._gathered:
+            self._finisher.submit(self._let_go, self.site.tiers[name]).result()
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
@@ -202,16 +201,16 @@ class _Run:
             return _load(self.site, task)
         except ImageRefused as error:
             if error.facts["reason"] in (Refusal.PLACEHOLDER, Refusal.GENERATED):
-                self._tell(self._guard(task, "adopt", lambda: adopt(self.site, task.tier, task.row)))
+                act = partial(self._keeper(task).adopt, task.row)
+                self._tell(attempt(task.path, "adopt", act, otherwise=Result.REFUSED))
             else:
                 self._refuse(task, error)
         except (ModelsNotInstalled, ProfileUnknown, WeightsDamaged):
             raise  # it is the same for every file: the run ends here
         except ArchiverError as error:
-            self._tell(Outcome(task.path, "record", Result.REFUSED, error.message, error=error))
+            self._tell(failed(task.path, "record", error, Result.REFUSED))
         except OSError as error:
-            failure = from_os_error(error, task.path)
-            self._tell(Outcome(task.path, "record", Result.FAILED, failure.message, error=failure))
+            self._tell(failed(task.path, "record", from_os_error(error, task.path)))
         return None
 
     def _code(self, futures: list[Future[Loaded | None]]) -> None:
@@ -266,19 +265,17 @@ class _Run:
         """A file's bytes as its placeholder will keep them, proven to come back; None for a file that is refused."""
         task = item.loaded.task
         try:
-            with hold(task.tier, task.row) as subject:
-                subject.require_unchanged()
-                return exact.pack(subject, item.loaded.inspection, item.loaded.source.sha256)
+            with self._keeper(task).reading(task.row) as original:
+                return exact.pack(original, item.loaded.inspection, item.loaded.source.sha256)
         except (TranscodeRefused, NothingSaved) as error:
             rung = replace(item.rungs[-1], fidelity=None, shortfall=error.message)
             self._passes(replace(item, rungs=(*item.rungs[:-1], rung), failure=error))
         except TranscoderNotInstalled:
             raise  # it is the same for every file
         except ArchiverError as error:
-            self._tell(Outcome(task.path, "record", Result.REFUSED, error.message, error=error))
+            self._tell(failed(task.path, "record", error, Result.REFUSED))
         except OSError as error:
-            failure = from_os_error(error, task.path)
-            self._tell(Outcome(task.path, "record", Result.FAILED, failure.message, error=failure))
+            self._tell(failed(task.path, "record", from_os_error(error, task.path)))
         return None
 
     def _commit(self, passed: Sequence[Encoded], packed: bytes | None = None) -> None:
@@ -288,20 +285,32 @@ class _Run:
             task = item.loaded.task
             if record_id is None:
                 changed = FileModified(path=task.path, state=task.row.state.label)
-                self._tell(Outcome(task.path, "record", Result.REFUSED, changed.message, error=changed))
+                self._tell(failed(task.path, "record", changed, Result.REFUSED))
                 continue
             size, said = item.rungs[-1].record_bytes, item.climbed
             self._tell(Outcome(task.path, "record", Result.DONE, record_bytes=size, fidelity=item.fidelity, rungs=said))
             if task.act.action == "release":
-                self._release(task, item.fidelity, packed)
+                self._release(task, item, packed)
 
-    def _release(self, task: Task, fidelity: FidelityReport | None = None, packed: bytes | None = None) -> None:
+    def _release(self, task: Task, encoded: Encoded | None = None, packed: bytes | None = None) -> None:
+        """Into the batch that its keeper releases together; a file in memory is not kept waiting there."""
         row = self.site.catalog.file(task.row.id)
-        if row.state is State.RECALLED:
-            act = partial(rerelease, self.site, task.tier, row, task.act.rule)
-        else:
-            act = partial(release, self.site, task.tier, row, task.act.rule, fidelity=fidelity, packed=packed)
-        self._tell(self._guard(task, "release", act))
+        item = Releasing(row, task.act.rule, packed=packed)
+        if encoded is not None and row.version == task.row.version:
+            item = replace(item, fidelity=encoded.fidelity, inspection=encoded.loaded.inspection)
+        gathered = self._gathered[task.tier.name]
+        gathered.append(item)
+        if packed is not None or len(gathered) >= self._keeper(task).together:
+            self._let_go(task.tier)
+
+    def _let_go(self, tier: Tier) -> None:
+        gathered = self._gathered[tier.name]
+        batch, gathered[:] = gathered[:], []
+        for outcome in self.site.keeper(tier).release(batch):
+            self._tell(outcome)
+
+    def _keeper(self, task: Task) -> Keeper:
+        return self.site.keeper(task.tier)
 
     # -- verdicts ------------------------------------------------------------------------------------------------------
 
@@ -326,21 +335,12 @@ class _Run:
 
     def _refuse(self, task: Task, error: ArchiverError) -> None:
         self._note(task, error)
-        self._tell(Outcome(task.path, "record", Result.REFUSED, error.message, error=error))
+        self._tell(failed(task.path, "record", error, Result.REFUSED))
 
     def _note(self, task: Task, error: ArchiverError, rungs: Sequence[Rung] = ()) -> None:
         """Into the catalog and the audit, so that a file is not tried again before it changes."""
         detail = "; ".join(map(str, rungs)) or error.message
         self.site.catalog.refuse([Refused(task.row.id, task.row.version, error.kind, detail, task.act.rule)])
-
-    def _guard(self, task: Task, act: str, do: Callable[[], Outcome]) -> Outcome:
-        try:
-            return do()
-        except OSError as error:
-            failure: ArchiverError = from_os_error(error, task.path)
-            return Outcome(task.path, act, Result.FAILED, failure.message, error=failure)
-        except ArchiverError as error:
-            return Outcome(task.path, act, Result.REFUSED, error.message, error=error)
 
     def _tell(self, outcome: Outcome) -> None:
         with self._telling:
@@ -392,23 +392,20 @@ def _working_size(site: Site, rungs: Sequence[str]) -> tuple[int, int]:
 
 def _load(site: Site, task: Task) -> Loaded:
     long_side, multiple = _working_size(site, task.act.rungs)
-    with hold(task.tier, task.row) as subject:
-        if subject.stat.st_nlink != 1:
-            raise HardLinked(path=task.path, links=subject.stat.st_nlink)
-        subject.require_unchanged()
+    with site.keeper(task.tier).reading(task.row) as original:
         if site.catalog.is_pinned(task.row.tier_id, task.row.path):
             raise Pinned(path=task.path)
         # The hash comes first: release compares it once more under a lease, so whatever is read in between, here and
         # there, is read from the bytes that the record speaks for.
-        sha256 = fileops.sha256_of(subject.fd)
-        with subject.reader() as file:
+        sha256 = original.sha256()
+        with original.reader() as file, _decoding:
             inspection = formats.survey(file, site.limits)
             if not task.act.accepts(inspection.format):
                 raise ImageRefused(
                     reason=Refusal.UNSUPPORTED_FORMAT, detail=f"it is a {inspection.format}, the rule is not for those"
                 )
             picture = formats.load_picture(file, inspection, long_side, multiple)
-        source = source_facts(subject, inspection, sha256)
+        source = source_facts(task.row, inspection, sha256)
     return Loaded(task, inspection, source, picture)
 
 

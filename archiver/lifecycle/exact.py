@@ -20,6 +20,7 @@ from archiver.formats import BLOCK, Envelope, Inspection, Refusal
 from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
+from archiver.lifecycle.keeper import Original
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import OpenFile, Subject
@@ -33,7 +34,7 @@ def is_exact(scheme: int) -> bool:
     return scheme == Scheme.LOSSLESS
 
 
-def pack(subject: Subject, inspection: Inspection, digest: bytes) -> bytes:
+def pack(original: Original, inspection: Inspection, digest: bytes) -> bytes:
     """An original's bytes, transcoded and proven to come back.
 
     Raises ImageRefused (no JPEG), TranscodeRefused, TranscoderNotInstalled, FileModified (its hash is not `digest`),
@@ -41,14 +42,14 @@ def pack(subject: Subject, inspection: Inspection, digest: bytes) -> bytes:
     """
     if inspection.format is not formats.Format.JPEG:
         raise ImageRefused(reason=Refusal.UNSUPPORTED_FORMAT, detail=f"lossless is for JPEG, it is {inspection.format}")
-    with subject.reader() as file:
-        original = file.read()
-    if sha256(original).digest() != digest:
-        raise FileModified(path=subject.path, state=subject.row.state.label)
-    packed = lossless.transcode(original)
+    with original.reader() as file:
+        data = file.read()
+    if sha256(data).digest() != digest:
+        raise FileModified(path=original.path, state=original.row.state.label)
+    packed = lossless.transcode(data)
     metadata = len(inspection.metadata.to_bytes()) if inspection.metadata else 0
     behind = metadata if metadata > _ROOM_IN_HEAD else 0
-    after, before = (_on_disk(size) for size in (BLOCK + behind + len(packed), len(original)))
+    after, before = (_on_disk(size) for size in (BLOCK + behind + len(packed), len(data)))
     if after >= before:
         raise NothingSaved(after=after, before=before)
     return packed

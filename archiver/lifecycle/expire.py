@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
+from functools import partial
 
 from archiver.catalog.rows import HoldingRow, State
-from archiver.errors import ArchiverError, HeldOriginalDamaged, from_os_error
+from archiver.errors import HeldOriginalDamaged
 from archiver.lifecycle.arrows import arrow
-from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, ignore
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
 from archiver.lifecycle.verify import check_placeholder
@@ -25,27 +26,15 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore) -> Tally:
     for held in site.catalog.holding_due(int(now.timestamp())):
         row = site.catalog.file(held.file_id)
         tier = site.tier_of(row)
-        path = tier.root / row.path
-        try:
-            outcome = _expire_one(site, tier, held)
-        except OSError as error:
-            failure: ArchiverError = from_os_error(error, path)
-            outcome = Outcome(path, "expire", Result.FAILED, failure.message, error=failure)
-        except ArchiverError as error:
-            outcome = Outcome(path, "expire", Result.REFUSED, error.message, error=error)
+        act = partial(site.keeper(tier).expire, held)
+        outcome = attempt(tier.where(row.path), "expire", act, otherwise=Result.REFUSED)
         tally.add(outcome)
         listener(outcome)
     return tally
 
 
-def expire_file(site: Site, tier: LocalTier, file_id: int) -> None:
-    """Delete one file's held original now: the user asked for no grace period. Raises ArchiverError, OSError."""
-    held = site.catalog.holding_for(file_id)
-    if held is not None:
-        _expire_one(site, tier, held)
-
-
-def _expire_one(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
+def expire_file(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
+    """Delete one held original now. Raises ArchiverError, OSError; it is held as before then."""
     row = site.catalog.file(held.file_id)
     path = tier.root / row.path
     record_row = site.catalog.record(held.record_id)

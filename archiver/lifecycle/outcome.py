@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from pathlib import Path
 
 from archiver.codec.fidelity import FidelityReport
-from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError
+from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, from_os_error
+from archiver.tiers.protocol import Where
 
 
 class Result(StrEnum):
@@ -47,7 +47,7 @@ class Rung:
 class Outcome:
     """One act on one file."""
 
-    path: Path
+    path: Where
     act: str  # "record", "release", "recall", "undo", "expire", "verify", "rebuild", "reconcile"
     result: Result
     reason: str = ""
@@ -57,6 +57,23 @@ class Outcome:
     fidelity: FidelityReport | None = None
     error: ArchiverError | None = None
     rungs: tuple[Rung, ...] = ()  # of a record that could climb: every scheme tried, in order
+
+
+def attempt(path: Where, act: str, do: Callable[[], Outcome], *, otherwise: Result = Result.FAILED) -> Outcome:
+    """What `do` says, or its failure as the outcome of that one file: `otherwise` for what the archiver refused,
+    FAILED for what the system did.
+    """
+    try:
+        return do()
+    except OSError as error:
+        return failed(path, act, from_os_error(error, path))
+    except ArchiverError as error:
+        return failed(path, act, error, otherwise)
+
+
+def failed(path: Where, act: str, error: ArchiverError, result: Result = Result.FAILED) -> Outcome:
+    """The outcome of an act that ended with an error."""
+    return Outcome(path, act, result, error.message, error=error)
 
 
 @dataclass(slots=True)

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from archiver import formats
-from archiver.catalog.rows import RecordRow
+from archiver.catalog.rows import FileRow, RecordRow
 from archiver.codec import schemes
 from archiver.codec.record import Record
 from archiver.errors import PlaceholderDamaged
 from archiver.formats import Envelope, Inspection, Kind, Metadata, SourceFacts
-from archiver.lifecycle.subject import OpenFile, Subject
+from archiver.lifecycle.subject import OpenFile
 
 
-def source_facts(subject: Subject, inspection: Inspection, sha256: bytes) -> SourceFacts:
-    """What the original was, as far as a recall must restore it."""
+def source_facts(row: FileRow, inspection: Inspection, sha256: bytes) -> SourceFacts:
+    """What an original was that still is the version of its row, as far as a recall must restore it."""
     return SourceFacts(
         format=inspection.format,
-        length=subject.stat.st_size,
+        length=row.size,
         sha256=sha256,
         width=inspection.width,
         height=inspection.height,
         orientation=inspection.orientation,
         mode=inspection.mode,
-        mtime_ns=subject.stat.st_mtime_ns,
-        inode=subject.stat.st_ino,
+        mtime_ns=row.mtime_ns,
+        inode=row.inode,
     )
 
 

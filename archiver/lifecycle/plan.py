@@ -6,20 +6,18 @@ access time. `archiver plan` prints this stream and the archive step acts upon i
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from archiver import formats
 from archiver.catalog import Catalog
-from archiver.catalog.rows import FileRow, State, TierRow, Version
-from archiver.config import GateSettings, RuleSettings, SchemeName, Settings, TierSettings
-from archiver.errors import FileModified, NotTracked, PermissionRefused, TierNotScanned, from_os_error
+from archiver.catalog.rows import FileRow, State, TierRow
+from archiver.config import GateSettings, RuleSettings, Settings, TierSettings
+from archiver.config_fields import SchemeName
+from archiver.errors import NotTracked, TierNotScanned
 from archiver.formats import Limits
 from archiver.lifecycle.policy import (
     Action,
@@ -34,10 +32,9 @@ from archiver.lifecycle.policy import (
     conditions,
     decide,
 )
-from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier
 
-_TAGS = "user.xdg.tags"
 _LOSSLESS_SHARE = 0.85  # of a JPEG file's bytes that JPEG XL takes; 0.73 to 0.86 on made pictures of every kind
 _BY_HAND = RuleSettings(name="by-hand")  # the defaults, for what no rule is for
 
@@ -155,7 +152,7 @@ class Explanation:
 
 def plan(
     catalog: Catalog,
-    tier: LocalTier,
+    tier: Tier,
     settings: Settings,
     now: datetime,
     limit: int | None = None,
@@ -169,7 +166,8 @@ def plan(
     # Files once refused are never acted upon: they are worth reading only where somebody counts.
     count_refused = summary is not None
     summary = PlanSummary() if summary is None else summary
-    _measure(catalog, tier, settings.release.min_free, summary)
+    if isinstance(tier, LocalTier):  # a bucket is never full
+        _measure(catalog, tier, settings.release.min_free, summary)
     return _acts(catalog, tier, row, settings, now, limit, summary, count_refused)
 
 
@@ -179,7 +177,7 @@ def forced(file: FileRow, tier: str, settings: Settings) -> PlannedAct:
     return PlannedAct.of(file, decision, decision.rule or _BY_HAND)
 
 
-def explain(catalog: Catalog, tier: LocalTier, settings: Settings, now: datetime, path: str) -> Explanation:
+def explain(catalog: Catalog, tier: Tier, settings: Settings, now: datetime, path: str) -> Explanation:
     """What becomes of the file at `path` (relative to its tier), and which condition of which rule holds or fails.
 
     Raises TierNotScanned, TierUnreachable, NotTracked.
@@ -187,7 +185,7 @@ def explain(catalog: Catalog, tier: LocalTier, settings: Settings, now: datetime
     row = _usable(catalog, tier)
     file = catalog.find(row.id, path)
     if file is None:
-        raise NotTracked(path=tier.root / path)
+        raise NotTracked(path=tier.where(path))
     rules = compile_rules(settings, tier.name)
     probe = _FileProbe(catalog, tier, file, _limits(settings))
     decision = decide(file, rules, now, Pins(catalog.pins(row.id)), probe)
@@ -198,7 +196,7 @@ def explain(catalog: Catalog, tier: LocalTier, settings: Settings, now: datetime
 # -- the sweep ---------------------------------------------------------------------------------------------------------
 
 
-def _usable(catalog: Catalog, tier: LocalTier) -> TierRow:
+def _usable(catalog: Catalog, tier: Tier) -> TierRow:
     row = next((row for row in catalog.tiers() if row.name == tier.name), None)
     if row is None or row.first_scan_done_at is None:
         raise TierNotScanned(tier=tier.name)
@@ -230,7 +228,7 @@ def _device(root: str) -> int | None:
 
 def _acts(
     catalog: Catalog,
-    tier: LocalTier,
+    tier: Tier,
     row: TierRow,
     settings: Settings,
     now: datetime,
@@ -313,23 +311,15 @@ def _limits(settings: Settings) -> Limits:
 class _FileProbe:
     """Reads one file without leaving a trace, each thing when it is first asked for."""
 
-    def __init__(self, catalog: Catalog, tier: LocalTier, file: FileRow, limits: Limits) -> None:
+    def __init__(self, catalog: Catalog, tier: Tier, file: FileRow, limits: Limits) -> None:
         self._catalog = catalog
         self._tier = tier
         self._file = file
         self._limits = limits
 
     def tags(self) -> frozenset[str]:
-        """The comma-separated words of its xattr user.xdg.tags. Raises ArchiverError where it cannot be read."""
-        with self._open() as fd:
-            try:
-                raw = os.getxattr(fd, _TAGS)
-            except OSError as error:
-                if error.errno not in (errno.ENODATA, errno.ENOTSUP):
-                    raise
-                return frozenset()
-        words = (word.strip() for word in raw.decode("utf-8", "replace").split(","))
-        return frozenset(word for word in words if word)
+        """The words that users gave it. Raises ArchiverError where they cannot be read."""
+        return self._tier.tags(self._file)
 
     def picture(self) -> Picture:
         """What the record says where one speaks for the file, else its header.
@@ -339,29 +329,6 @@ class _FileProbe:
         if self._file.state in (State.RECORDED, State.RECALLED) and self._file.record_id is not None:
             record = self._catalog.record(self._file.record_id)
             return Picture(record.format, record.width, record.height)
-        with self._open() as fd:
-            if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NOATIME:
-                reason = "it belongs to somebody else, and reading it would count as opening it"
-                raise PermissionRefused(path=self._tier.root / self._file.path, reason=reason)
-            with os.fdopen(fd, "rb", closefd=False) as reader:
-                inspection = formats.inspect(reader, self._limits)
+        with self._tier.peek(self._file) as reader:
+            inspection = formats.inspect(reader, self._limits)
         return Picture(inspection.format, inspection.width, inspection.height)
-
-    @contextmanager
-    def _open(self) -> Iterator[int]:
-        path = self._tier.root / self._file.path
-        try:
-            directory_fd = fileops.open_directory(self._tier.root_fd, self._file.directory)
-            try:
-                fd = fileops.open_file(directory_fd, self._file.name)
-            finally:
-                os.close(directory_fd)
-            try:
-                stat = os.fstat(fd)
-                if Version(stat.st_size, stat.st_mtime_ns, stat.st_ino) != self._file.version:
-                    raise FileModified(path=path, state="scanned")
-                yield fd
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise from_os_error(error, path) from error

@@ -1,41 +1,26 @@
-"""From released to recalled: generate an image from the record and put it where the placeholder stands, in the same
-inode.
-"""
+"""From released to recalled: generate an image from the record and put it where the placeholder stands."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from threading import Event
 
 from archiver.catalog.rows import FileRow, State
 from archiver.errors import ArchiverError, NotReleased, from_os_error
 from archiver.lifecycle import exact
 from archiver.lifecycle.arrows import arrow
-from archiver.lifecycle.fill import Carried, carried_by_released, fill
-from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.keeper import Placeholder
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, failed, ignore
 from archiver.lifecycle.site import Site
-from archiver.lifecycle.subject import Subject, hold
-from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier, Where
 
 _RECALLABLE = (State.RELEASED,)
 
 
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A held-open placeholder and what it says of itself."""
-
-    subject: Subject
-    carried: Carried
-    resources: ExitStack
-
-
-def recall(site: Site, paths: Sequence[Path], *, listener: Listener = ignore, stop: Event | None = None) -> Tally:
+def recall(site: Site, paths: Sequence[Where], *, listener: Listener = ignore, stop: Event | None = None) -> Tally:
     """Regenerate every released file among `paths` (files, or folders with all below them), in place.
 
     A file that cannot be recalled stays the placeholder that it is and is reported; the others go on.
@@ -51,50 +36,40 @@ def recall(site: Site, paths: Sequence[Path], *, listener: Listener = ignore, st
     while batch := list(islice(wanted, site.settings.model.batch)):
         if stop is not None and stop.is_set():
             break
-        requests = list(_open(site, batch, tell))
-        try:
-            exactly = [request for request in requests if exact.is_exact(request.carried.record.scheme)]
-            for request in exactly:
-                act = partial(exact.restore, site, request.subject, request.carried.envelope)
-                tell(_attempt(request.subject.path, act))
-            if generated := [request for request in requests if request not in exactly]:
-                decoded = site.engine.generate([request.carried.record for request in generated])
-                arrow("recall.decoded")
-                for request, picture in zip(generated, decoded, strict=True):
-                    act = partial(fill, site, request.subject, request.carried, picture)
-                    tell(_attempt(request.subject.path, act))
-        finally:
-            for request in requests:
-                request.resources.close()
+        with ExitStack() as resources:
+            for outcome in _recalled(site, list(_opened(site, batch, resources, tell))):
+                tell(outcome)
     return tally
 
 
-def _attempt(path: Path, act: Callable[[], Outcome]) -> Outcome:
-    """One file's failure is its own."""
-    try:
-        return act()
-    except OSError as error:
-        failure: ArchiverError = from_os_error(error, path)
-    except ArchiverError as error:
-        failure = error
-    return Outcome(path, "recall", Result.FAILED, failure.message, error=failure)
-
-
-def _open(site: Site, batch: Sequence[tuple[LocalTier, FileRow]], tell: Listener) -> Iterator[_Request]:
+def _opened(
+    site: Site, batch: Sequence[tuple[Tier, FileRow]], resources: ExitStack, tell: Listener
+) -> Iterator[Placeholder]:
+    """The placeholders of a batch, open until `resources` is closed."""
     for tier, row in batch:
-        path = tier.root / row.path
+        path = tier.where(row.path)
         if row.state is State.RECALLED:
             tell(Outcome(path, "recall", Result.SKIPPED, "already recalled"))
             continue
-        with ExitStack() as resources:
-            try:
-                if row.state is not State.RELEASED:
-                    raise NotReleased(path=path, state=row.state.label)
-                subject = resources.enter_context(hold(tier, row, os.O_RDWR))
-                carried = carried_by_released(site, subject)
-            except (OSError, ArchiverError) as error:
-                failure = from_os_error(error, path) if isinstance(error, OSError) else error
-                result = Result.SKIPPED if isinstance(failure, NotReleased) else Result.FAILED
-                tell(Outcome(path, "recall", result, failure.message, error=failure))
-                continue
-            yield _Request(subject, carried, resources.pop_all())
+        if row.state is not State.RELEASED:
+            tell(failed(path, "recall", NotReleased(path=path, state=row.state.label), Result.SKIPPED))
+            continue
+        try:
+            yield resources.enter_context(site.keeper(tier).recalling(row))
+        except OSError as error:
+            tell(failed(path, "recall", from_os_error(error, path)))
+        except ArchiverError as error:
+            tell(failed(path, "recall", error))
+
+
+def _recalled(site: Site, placeholders: Sequence[Placeholder]) -> Iterator[Outcome]:
+    exactly = [one for one in placeholders if exact.is_exact(one.carried.record.scheme)]
+    for one in exactly:
+        yield attempt(one.path, "recall", one.restore)
+    generated = [one for one in placeholders if one not in exactly]
+    if not generated:
+        return
+    decoded = site.engine.generate([one.carried.record for one in generated])
+    arrow("recall.decoded")
+    for one, picture in zip(generated, decoded, strict=True):
+        yield attempt(one.path, "recall", partial(one.fill, picture))

@@ -32,19 +32,22 @@ _PIECE = 1 << 20  # bytes of one write
 def reconcile(site: Site, listener: Listener = ignore) -> Tally:
     """Settle what dead processes left in every tier's journal. A tier out of reach is an outcome; the others go on."""
     tally = Tally()
+
+    def tell(outcome: Outcome) -> None:
+        tally.add(outcome)
+        listener(outcome)
+
     for tier in site.tiers.values():
         try:
-            for outcome in _reconciled(site, tier):
-                tally.add(outcome)
-                listener(outcome)
+            for outcome in site.keeper(tier).settle():
+                tell(outcome)
         except (ArchiverError, OSError) as error:
-            outcome = Outcome(tier.root, "reconcile", Result.FAILED, str(error))
-            tally.add(outcome)
-            listener(outcome)
+            tell(Outcome(tier.where(""), "reconcile", Result.FAILED, str(error)))
     return tally
 
 
-def _reconciled(site: Site, tier: LocalTier) -> Iterator[Outcome]:
+def settle_left_behind(site: Site, tier: LocalTier) -> Iterator[Outcome]:
+    """Settle every entry of a tier's journal whose process is dead."""
     if not tier.has_area():
         return
     for intent in journal.left_behind(tier.journal_fd):
@@ -82,8 +85,9 @@ def settle(site: Site, tier: LocalTier, intent: Intent) -> str:
     except FileNotFoundError:
         return "left alone: its folder is gone"
     try:
-        spot = _Spot(site, tier, intent, row, directory_fd, name)
-        return _SETTLE[intent.act](spot)
+        return _SETTLE[intent.act](_Spot(site, tier, intent, row, directory_fd, name))
+    except _FileGone:
+        return "left alone: the file is gone"
     finally:
         os.close(directory_fd)
 
@@ -131,6 +135,10 @@ def write_over(fd: int, original: bytes) -> None:
     arrow("restore.head_written")
 
 
+class _FileGone(Exception):
+    """Nothing stands any more where the act was interrupted."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Spot:
     """Where an interrupted act took place: the file's folder, open, its name in it, and its row if there is one."""
@@ -147,6 +155,20 @@ class _Spot:
 
     def held(self) -> os.stat_result | None:
         return _stat_at(self.tier.holding_fd, self.intent.held)
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[int, Envelope | None]]:
+        """The file open for writing, and what it carries. Raises _FileGone, OSError."""
+        try:
+            fd = fileops.open_file(self.directory_fd, self.name, os.O_RDWR)
+        except FileNotFoundError:
+            raise _FileGone from None
+        try:
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                envelope = formats.read_envelope(file)
+            yield fd, envelope
+        finally:
+            os.close(fd)
 
     def drop_held(self) -> None:
         os.unlink(self.intent.held, dir_fd=self.tier.holding_fd)
@@ -183,21 +205,13 @@ def _settle_release(spot: _Spot) -> str:
 
 def _settle_recall(spot: _Spot) -> str:
     """A recall or a re-release: the first block tells which form the file has; the other form's rest is cleared."""
-    try:
-        fd = fileops.open_file(spot.directory_fd, spot.name, os.O_RDWR)
-    except FileNotFoundError:
-        return "left alone: the file is gone"
-    try:
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            envelope = formats.read_envelope(file)
+    with spot.opened() as (fd, envelope):
         if envelope is None or os.fstat(fd).st_ino != spot.intent.inode:
             return "left alone: another file stands there"
         said = _keep_generated(spot, fd) if envelope.kind is Kind.GENERATED else _keep_placeholder(spot, fd, envelope)
         fileops.set_times(fd, os.fstat(fd).st_atime_ns, envelope.source.mtime_ns)
         os.fsync(fd)
         return said
-    finally:
-        os.close(fd)
 
 
 def _keep_generated(spot: _Spot, fd: int) -> str:
@@ -233,13 +247,7 @@ def _keep_placeholder(spot: _Spot, fd: int, envelope: Envelope) -> str:
 def _settle_restore(spot: _Spot) -> str:
     """A lossless recall. The copy is whole before the placeholder is touched: a whole one is put in place."""
     copy = _read_at(spot.tier.holding_fd, spot.intent.held)
-    try:
-        fd = fileops.open_file(spot.directory_fd, spot.name, os.O_RDWR)
-    except FileNotFoundError:
-        return "left alone: the file is gone"
-    try:
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            envelope = formats.read_envelope(file)
+    with spot.opened() as (fd, envelope):
         if os.fstat(fd).st_ino != spot.intent.inode or spot.row is None or spot.row.record_id is None:
             return "left alone: another file stands there"
         record = spot.site.catalog.record(spot.row.record_id)
@@ -258,8 +266,6 @@ def _settle_restore(spot: _Spot) -> str:
         os.fsync(fd)
         commit_restore(spot.site, spot.tier, spot.row, spot.intent.held, os.fstat(fd))
         return "finished"
-    finally:
-        os.close(fd)
 
 
 def _settle_undo(spot: _Spot) -> str:

@@ -57,7 +57,7 @@ def release(
         with subject.reader() as file:
             # Not decoded again: its record was made from bytes of the same hash, and those were decoded to their end.
             inspection = formats.survey(file, site.limits)
-        head = placeholder_head(record_row, source_facts(subject, inspection, record_row.sha256), inspection.metadata)
+        head = placeholder_head(record_row, source_facts(row, inspection, record_row.sha256), inspection.metadata)
         if exact.is_exact(record_row.scheme):
             packed = packed or exact.pack(subject, inspection, record_row.sha256)
             head = formats.placed_behind(head, packed)
@@ -75,8 +75,8 @@ def release(
         with reconcile.journalled(site, tier, intent):
             arrow("release.journalled")
             after = _exchange(site, subject, record_row, head, intent)
-    if site.settings.release.grace.total_seconds() == 0:
-        expire_file(site, tier, row.id)
+    if site.settings.release.grace.total_seconds() == 0 and (held := site.catalog.holding_for(row.id)) is not None:
+        expire_file(site, tier, held)
     return Outcome(
         subject.path,
         "release",

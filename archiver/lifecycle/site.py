@@ -13,21 +13,23 @@ from typing import TYPE_CHECKING
 from archiver.access.client import RecallClient
 from archiver.catalog import Catalog
 from archiver.catalog.rows import FileRow, State
-from archiver.config import Settings
+from archiver.config import LocalTierSettings, Settings, TierSettings
 from archiver.errors import NotInAnyTier, NotTracked, RecallUnreachable
 from archiver.formats import Limits
 from archiver.models.vault import Vault
 from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier, Where
 
 if TYPE_CHECKING:
     from archiver.decoder.engine import Engine
+    from archiver.lifecycle.keeper import Keeper
 
 
 @dataclass(frozen=True, slots=True)
 class Located:
     """Where a path of the user lies: its tier, that tier's row in the catalog, and the path within it."""
 
-    tier: LocalTier
+    tier: Tier
     tier_id: int
     relative: str
 
@@ -39,11 +41,12 @@ class Site:
     settings: Settings
     catalog: Catalog
     vault: Vault
-    tiers: dict[str, LocalTier]
+    tiers: dict[str, Tier]
     tier_ids: dict[str, int]
     limits: Limits
     recall_client: RecallClient | None = None
     _engine: Engine | None = None
+    _keepers: dict[str, Keeper] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -82,18 +85,26 @@ class Site:
         if self.notices_readers and self.recall_client is not None:
             self.recall_client.forget(fd)
 
-    def locate(self, path: Path) -> Located:
-        """The tier a path lies in; the path itself may be gone. Raises NotInAnyTier."""
-        # The last component stays as it is: a symbolic link is not the file it points to.
-        absolute = path.parent.resolve() / path.name if path.name else path.resolve()
-        for tier in self.tiers.values():
-            root = tier.root.resolve()  # the administrator's path may lead through a symbolic link
-            if absolute.is_relative_to(root):
-                relative = absolute.relative_to(root)
-                return Located(tier, self.tier_ids[tier.name], "" if relative == Path() else str(relative))
-        raise NotInAnyTier(path=path)
+    @property
+    def local_tiers(self) -> tuple[LocalTier, ...]:
+        """Those that are directory trees: only they have readers to notice and folders to watch."""
+        return tuple(tier for tier in self.tiers.values() if isinstance(tier, LocalTier))
 
-    def rows(self, path: Path, states: Sequence[State]) -> Iterator[tuple[LocalTier, FileRow]]:
+    def keeper(self, tier: Tier) -> Keeper:
+        """Who does the acts on a tier's files."""
+        with self._lock:
+            if tier.name not in self._keepers:
+                self._keepers[tier.name] = _keeper(self, tier)
+            return self._keepers[tier.name]
+
+    def locate(self, where: Where) -> Located:
+        """The tier a file lies in; the file itself may be gone. Raises NotInAnyTier."""
+        for tier in self.tiers.values():
+            if (relative := tier.relative(where)) is not None:
+                return Located(tier, self.tier_ids[tier.name], relative)
+        raise NotInAnyTier(path=where)
+
+    def rows(self, path: Where, states: Sequence[State]) -> Iterator[tuple[Tier, FileRow]]:
         """The tracked file at `path`, or every tracked file below it in one of `states`.
 
         Raises NotInAnyTier, NotTracked (no such file, and no folder of that name was ever scanned).
@@ -108,7 +119,7 @@ class Site:
         for row in self.catalog.stream_files(located.tier_id, states, under=located.relative):
             yield located.tier, row
 
-    def tier_of(self, row: FileRow) -> LocalTier:
+    def tier_of(self, row: FileRow) -> Tier:
         """The tier of a row."""
         name = next(name for name, id_ in self.tier_ids.items() if id_ == row.tier_id)
         return self.tiers[name]
@@ -122,11 +133,11 @@ def open_site(settings: Settings, *, readonly: bool = False) -> Iterator[Site]:
     Raises CatalogUnavailable, CatalogOutdated.
     """
     with Catalog.open(settings.catalog_url) as catalog:
-        tiers = {tier.name: LocalTier(tier) for tier in settings.tier}
+        tiers = {tier.name: open_tier(tier) for tier in settings.tier}
         if readonly:
             rows = {row.name: row for row in catalog.tiers()}
         else:
-            rows = {name: catalog.ensure_tier(name, "local", str(tier.root)) for name, tier in tiers.items()}
+            rows = {name: catalog.ensure_tier(name, tier.kind, tier.settings.root) for name, tier in tiers.items()}
         for name, row in rows.items():
             if name in tiers:
                 tiers[name].expect(row.identity or None)
@@ -140,6 +151,28 @@ def open_site(settings: Settings, *, readonly: bool = False) -> Iterator[Site]:
             site.close()
             for tier in tiers.values():
                 tier.close()
+
+
+def open_tier(settings: TierSettings) -> Tier:
+    """The tier of some settings; nothing is opened before it is used. Raises ObjectsNotInstalled."""
+    if isinstance(settings, LocalTierSettings):
+        return LocalTier(settings)
+    from archiver.s3.tier import S3Tier
+
+    return S3Tier(settings)
+
+
+def _keeper(site: Site, tier: Tier) -> Keeper:
+    # The keepers know the site, so that it can name them only when it is asked for one.
+    if isinstance(tier, LocalTier):
+        from archiver.lifecycle.local import LocalKeeper
+
+        return LocalKeeper(site, tier)
+    from archiver.s3.keeper import S3Keeper
+    from archiver.s3.tier import S3Tier
+
+    assert isinstance(tier, S3Tier)  # there are two kinds
+    return S3Keeper(site, tier)
 
 
 @contextmanager

@@ -29,6 +29,10 @@ class OpenFile:
         os.lseek(self.fd, 0, os.SEEK_SET)
         return os.fdopen(self.fd, "rb", closefd=False)
 
+    def sha256(self) -> bytes:
+        """The hash of all its bytes."""
+        return fileops.sha256_of(self.fd)
+
 
 @dataclass(frozen=True, slots=True)
 class Subject(OpenFile):

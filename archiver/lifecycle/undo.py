@@ -5,31 +5,26 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, HoldingRow, State
-from archiver.errors import (
-    ArchiverError,
-    FileModified,
-    FileOpen,
-    HeldOriginalDamaged,
-    NothingHeld,
-    from_os_error,
-)
+from archiver.errors import FileModified, FileOpen, HeldOriginalDamaged, NothingHeld
 from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
-from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, failed, ignore
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier, Where
 
 _UNDOABLE = (State.RELEASED, State.RECALLED, State.SUPERSEDED, State.GONE)
 
 
-def undo(site: Site, paths: Sequence[Path], *, to: Path | None = None, listener: Listener = ignore) -> Tally:
+def undo(site: Site, paths: Sequence[Where], *, to: Path | None = None, listener: Listener = ignore) -> Tally:
     """Give the held originals of `paths` (files, or folders with all below them) back.
 
     With `to`, a copy of each original is put into that folder and nothing else changes: the way out when a user has
@@ -38,35 +33,36 @@ def undo(site: Site, paths: Sequence[Path], *, to: Path | None = None, listener:
     tally = Tally()
     for path in paths:
         for tier, row in site.rows(path, _UNDOABLE):
-            outcome = _undo_one(site, tier, row, to)
+            outcome = attempt(tier.where(row.path), "undo", partial(_undone, site, tier, row, to))
             tally.add(outcome)
             listener(outcome)
     return tally
 
 
-def _undo_one(site: Site, tier: LocalTier, row: FileRow, to: Path | None) -> Outcome:
-    path = tier.root / row.path
+def _undone(site: Site, tier: Tier, row: FileRow, to: Path | None) -> Outcome:
     try:
-        held = site.catalog.holding_for(row.id)
-        if held is None:
-            raise NothingHeld(path=path)
-        _check_original(tier, held, site.catalog.record(held.record_id).sha256, path)
-        arrow("undo.verified")
-        if to is not None:
-            _copy_out(tier, held, to / row.name)
-            return Outcome(path, "undo", Result.DONE, f"copied to {to / row.name}", bytes_after=held.size)
-        if _stands(tier, row):
-            with hold(tier, row) as subject:
-                _exchange(site, subject, held)
-        else:
-            _put_back(site, tier, row, held)
-        return Outcome(path, "undo", Result.DONE, bytes_after=held.size)
-    except OSError as error:
-        failure: ArchiverError = from_os_error(error, path)
-    except ArchiverError as error:
-        failure = error
-    result = Result.SKIPPED if isinstance(failure, NothingHeld) else Result.FAILED
-    return Outcome(path, "undo", result, failure.message, error=failure)
+        return site.keeper(tier).undo(row, to)
+    except NothingHeld as error:
+        return failed(tier.where(row.path), "undo", error, Result.SKIPPED)
+
+
+def undo_file(site: Site, tier: LocalTier, row: FileRow, to: Path | None) -> Outcome:
+    """Give one held original back. Raises NothingHeld, HeldOriginalDamaged, FileModified, FileOpen, OSError."""
+    path = tier.root / row.path
+    held = site.catalog.holding_for(row.id)
+    if held is None:
+        raise NothingHeld(path=path)
+    _check_original(tier, held, site.catalog.record(held.record_id).sha256, path)
+    arrow("undo.verified")
+    if to is not None:
+        _copy_out(tier, held, to / row.name)
+        return Outcome(path, "undo", Result.DONE, f"copied to {to / row.name}", bytes_after=held.size)
+    if _stands(tier, row):
+        with hold(tier, row) as subject:
+            _exchange(site, subject, held)
+    else:
+        _put_back(site, tier, row, held)
+    return Outcome(path, "undo", Result.DONE, bytes_after=held.size)
 
 
 def _copy_out(tier: LocalTier, held: HoldingRow, target: Path) -> None:

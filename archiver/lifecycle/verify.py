@@ -5,21 +5,23 @@ from __future__ import annotations
 import os
 import time
 from datetime import UTC, datetime
+from functools import partial
 from threading import Event
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, State
 from archiver.codec import schemes
 from archiver.codec.record import Record
-from archiver.errors import ArchiverError, HeldOriginalDamaged, PlaceholderDamaged, from_os_error
+from archiver.errors import HeldOriginalDamaged, PlaceholderDamaged
 from archiver.formats import BLOCK
 from archiver.lifecycle import exact
-from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, ignore
 from archiver.lifecycle.placeholder import read_carried
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier
 
 _POSITION = "verify.position"
 _FINISHED = "verify.finished_at"
@@ -68,7 +70,8 @@ def verify(
         if stop.is_set():
             site.catalog.set_setting(_POSITION, str(last))
             return tally
-        outcome = _verify_one(site, row, decode, pace)
+        tier = site.tier_of(row)
+        outcome = attempt(tier.where(row.path), "verify", partial(_proven, site, tier, row, decode, pace))
         tally.add(outcome)
         listener(outcome)
         last = row.id
@@ -79,29 +82,29 @@ def verify(
     return tally
 
 
-def _verify_one(site: Site, row: FileRow, decode: bool, pace: Pace) -> Outcome:
-    tier = site.tier_of(row)
-    path = tier.root / row.path
-    try:
-        assert row.record_id is not None  # the schema says so for these states
-        payload = site.catalog.record(row.record_id).payload
-        record = Record.from_bytes(payload)
-        schemes.check(record)
-        site.vault.require(record.profile)
-        if decode and not exact.is_exact(record.scheme):
-            site.engine.decode([record])
-        if row.state is not State.RECORDED:
-            with hold(tier, row) as subject:
-                check_placeholder(subject, payload, decode=decode)
-                pace.took(fileops.allocated_bytes(subject.fd) if exact.is_exact(record.scheme) else BLOCK)
-        _check_held(site, tier, row, pace)
-    except OSError as error:
-        failure: ArchiverError = from_os_error(error, path)
-    except ArchiverError as error:
-        failure = error
-    else:
-        return Outcome(path, "verify", Result.DONE, record_bytes=len(payload))
-    return Outcome(path, "verify", Result.FAILED, failure.message, error=failure)
+def _proven(site: Site, tier: Tier, row: FileRow, decode: bool, pace: Pace) -> Outcome:
+    assert row.record_id is not None  # the schema says so for these states
+    payload = site.catalog.record(row.record_id).payload
+    record = Record.from_bytes(payload)
+    schemes.check(record)
+    site.vault.require(record.profile)
+    if decode and not exact.is_exact(record.scheme):
+        site.engine.decode([record])
+    site.keeper(tier).verify(row, payload, decode=decode, pace=pace)
+    return Outcome(tier.where(row.path), "verify", Result.DONE, record_bytes=len(payload))
+
+
+def verify_file(site: Site, tier: LocalTier, row: FileRow, payload: bytes, *, decode: bool, pace: Pace) -> None:
+    """That a placeholder or recalled image carries its record, and that the held original is whole.
+
+    Raises ArchiverError, OSError.
+    """
+    if row.state is not State.RECORDED:
+        with hold(tier, row) as subject:
+            check_placeholder(subject, payload, decode=decode)
+            is_large = exact.is_exact(Record.from_bytes(payload).scheme)
+            pace.took(fileops.allocated_bytes(subject.fd) if is_large else BLOCK)
+    _check_held(site, tier, row, pace)
 
 
 def check_placeholder(subject: Subject, payload: bytes, *, decode: bool = False) -> None:

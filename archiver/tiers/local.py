@@ -7,16 +7,29 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO, Literal
 
-from archiver.config import TierSettings
-from archiver.errors import ArchiverError, LeaseUnsupported, SystemRefused, TierUnreachable
+from archiver.catalog.rows import FileRow, Version
+from archiver.config import LocalTierSettings
+from archiver.errors import (
+    ArchiverError,
+    FileModified,
+    LeaseUnsupported,
+    PermissionRefused,
+    SystemRefused,
+    TierUnreachable,
+    from_os_error,
+)
 from archiver.tiers import fileops
 from archiver.tiers.listing import AREA
 from archiver.tiers.own_reads import OwnReads
+from archiver.tiers.protocol import Where
 
+_TAGS = "user.xdg.tags"
 _FS_IOC_GETFSUUID = 0x80111500  # linux/fs.h, since Linux 6.9
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -88,7 +101,7 @@ class LocalTier:
     is under way.
     """
 
-    def __init__(self, settings: TierSettings) -> None:
+    def __init__(self, settings: LocalTierSettings) -> None:
         self.settings = settings
         self.name = settings.name
         self.root = settings.path
@@ -97,6 +110,24 @@ class LocalTier:
         self._area_fds: dict[str, int] = {}
         self._opening = threading.RLock()
         self.own_reads = OwnReads()
+
+    kind: Literal["local"] = "local"
+
+    def where(self, relative: str) -> Path:
+        """The full path of a file, or of the tier itself for ""."""
+        return self.root / relative
+
+    def relative(self, where: Where) -> str | None:
+        """The inverse of `where`, "" for the tier itself; None for what lies elsewhere."""
+        if not isinstance(where, Path):
+            return None
+        # The last component stays as it is: a symbolic link is not the file it points to.
+        absolute = where.parent.resolve() / where.name if where.name else where.resolve()
+        root = self.root.resolve()  # the administrator's path may lead through a symbolic link
+        if not absolute.is_relative_to(root):
+            return None
+        relative = absolute.relative_to(root)
+        return "" if relative == Path() else str(relative)
 
     # -- reachability --------------------------------------------------------------------------------------------------
 
@@ -149,6 +180,49 @@ class LocalTier:
                 os.close(fd)
             self._area_fds.clear()
             self._root_fd = None
+
+    # -- looking into files --------------------------------------------------------------------------------------------
+
+    def tags(self, row: FileRow) -> frozenset[str]:
+        """The comma-separated words of its xattr user.xdg.tags. Raises ArchiverError where it cannot be read."""
+        with self._opened(row) as fd:
+            try:
+                raw = os.getxattr(fd, _TAGS)
+            except OSError as error:
+                if error.errno not in (errno.ENODATA, errno.ENOTSUP):
+                    raise
+                return frozenset()
+        words = (word.strip() for word in raw.decode("utf-8", "replace").split(","))
+        return frozenset(word for word in words if word)
+
+    @contextmanager
+    def peek(self, row: FileRow) -> Iterator[BinaryIO]:
+        """A file open for reading its header, leaving no trace. Raises FileModified, PermissionRefused and others."""
+        with self._opened(row) as fd:
+            if not fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_NOATIME:
+                reason = "it belongs to somebody else, and reading it would count as opening it"
+                raise PermissionRefused(path=self.where(row.path), reason=reason)
+            with os.fdopen(fd, "rb", closefd=False) as reader:
+                yield reader
+
+    @contextmanager
+    def _opened(self, row: FileRow) -> Iterator[int]:
+        path = self.where(row.path)
+        try:
+            directory_fd = fileops.open_directory(self.root_fd, row.directory)
+            try:
+                fd = fileops.open_file(directory_fd, row.name)
+            finally:
+                os.close(directory_fd)
+            try:
+                stat = os.fstat(fd)
+                if Version(stat.st_size, stat.st_mtime_ns, stat.st_ino) != row.version:
+                    raise FileModified(path=path, state="scanned")
+                yield fd
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise from_os_error(error, path) from error
 
     # -- our own area --------------------------------------------------------------------------------------------------
 
