@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from archiver.codec import schemes
@@ -113,6 +114,8 @@ class LocalRunner:
             raise DecoderFailed(where="in this process", reason="there is no CUDA device")
         self._device = torch.device("cuda" if with_gpu else "cpu")
         self._batch = batch or (GPU_BATCH if with_gpu else 1)
+        # NumPy's BLAS has a helper thread a core, which waits in a busy loop for the next call: on the lanes' cores.
+        threadpool_limits(1, user_api="blas")
         if with_gpu:
             _be_deterministic()
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from made_pictures import attention, label_map, photograph
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from archiver.codec import schemes
 from archiver.codec.picture import Picture
@@ -287,3 +288,11 @@ def test_without_torch_the_engine_says_what_is_missing(tmp_path: Path, monkeypat
 def test_the_paper_s_preset_is_its_settings() -> None:
     steering = schemes.PRESETS["paper"][Scheme.SGC]
     assert steering == Steering(Sampler.DDIM, steps=200, guidance=2.0, start=0.7)
+
+
+def test_numpy_has_no_helper_threads_on_the_cores_of_the_networks(engine: Engine, vault: Vault) -> None:
+    with threadpool_limits(2, user_api="blas"):
+        with closing(LocalEngine(vault, engine.profile, "quick", threads=2)):
+            libraries = [library for library in threadpool_info() if library["user_api"] == "blas"]
+        assert libraries
+        assert all(library["num_threads"] == 1 for library in libraries)
