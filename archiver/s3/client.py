@@ -10,7 +10,7 @@ from archiver.config import S3TierSettings
 from archiver.errors import BucketUnreachable, ObjectsNotInstalled
 from archiver.s3.budget import Budget
 
-_ATTEMPTS = 5  # of a request, with growing pauses in between
+ATTEMPTS = 5  # of a request, with growing pauses in between
 _CONNECT_SECONDS = 10
 _READ_SECONDS = 60
 
@@ -28,7 +28,7 @@ def connect(settings: S3TierSettings, requests: Budget | None = None, service: s
     except ImportError as error:
         raise ObjectsNotInstalled() from error
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
         max_pool_connections=settings.concurrency + 4,
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=_READ_SECONDS,
