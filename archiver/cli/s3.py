@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from archiver.cli.invocation import Invocation, pass_invocation
+from archiver.cli.invocation import Invocation, interruptible, pass_invocation
 from archiver.cli.output import printable
 from archiver.cli.verb import VerbGroup
 from archiver.config import S3TierSettings, Settings
-from archiver.errors import EXIT_OK
+from archiver.errors import EXIT_OK, ArchiverError, ObjectsNotInstalled, ServerNotInstalled
 
 if TYPE_CHECKING:
     from archiver.s3.hook import Change, Hook
 
+_ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}")
 _LEAST_DAYS = 30  # before them S3 moves nothing to the classes for rare access
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 
@@ -189,3 +193,126 @@ def _apply(invocation: Invocation, hook: Hook, changes: Sequence[Change], dry_ru
         click.confirm("Change this?", abort=True, err=True)
     hook.apply(changes)
     return True
+
+
+# -- the gateway -------------------------------------------------------------------------------------------------------
+
+
+@s3.command(
+    example="""
+    archiver s3 gateway
+    aws s3 cp --endpoint-url http://127.0.0.1:8466 s3://family-photos/2009/rome.jpg .
+    """,
+)
+@pass_invocation
+def gateway(invocation: Invocation) -> int:
+    """Serve the images of buckets, released ones too.
+
+    Answers GET and HEAD for the buckets of all tiers, as [gateway] says. Resident objects are passed on; a released one
+    is generated when it is first read, and kept in a cache. ETag, length and time stay those of the original. Nothing
+    is written to a bucket: `archiver recall s3://...` does that. Stays in the foreground; SIGTERM finishes what is
+    under way and stops.
+    """
+    from archiver import logs
+    from archiver.notify import Notifier
+
+    try:
+        from archiver.s3 import serving
+    except ImportError as error:
+        raise _not_installed(error) from error
+    logs.configure(invocation.settings.log)
+
+    def ready(address: str) -> None:
+        invocation.output.json({"address": address}, "gateway")
+        invocation.output.text(f"serving buckets at {address}")
+        sys.stdout.flush()  # into a file or a pipe, too
+        Notifier().ready(f"serving buckets at {address}")
+
+    serving.serve(invocation.settings, ready)
+    return EXIT_OK
+
+
+def _not_installed(error: ImportError) -> ArchiverError:
+    missing = (error.name or str(error)).partition(".")[0]
+    return ObjectsNotInstalled() if missing in ("boto3", "botocore") else ServerNotInstalled(missing=missing)
+
+
+# -- listening ---------------------------------------------------------------------------------------------------------
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@s3.command(
+    example="""
+    archiver s3 listen
+    archiver s3 listen --once                # take in what waits, and end
+    archiver s3 listen --http 0.0.0.0:8467 --token-file /etc/archiver/webhook-token
+    systemctl enable --now archiver-s3-listen      # the same as a service
+    """,
+)
+@click.option("--tier", "tiers", multiple=True, metavar="NAME", help="Only this tier; may be given again.")
+@click.option("--once", is_flag=True, help="End when the queues are empty.")
+@click.option("--http", metavar="HOST:PORT", help="Take events over HTTP, from stores without queues.")
+@click.option("--token-file", type=_FILE, metavar="FILE", help="With --http: the token that senders must show.")
+@click.option("--certificate-file", type=_FILE, metavar="FILE", help="With --http: a certificate, for HTTPS.")
+@click.option("--key-file", type=_FILE, metavar="FILE", help="With --http: the certificate's key.")
+@pass_invocation
+def listen(
+    invocation: Invocation,
+    tiers: tuple[str, ...],
+    once: bool,
+    http: str | None,
+    token_file: Path | None,
+    certificate_file: Path | None,
+    key_file: Path | None,
+) -> int:
+    """Hear what buckets tell of their objects.
+
+    What was written or deleted is looked at and noted in the catalog; what a lifecycle rule moved to a colder class,
+    and the rules are for but for its age, is archived. A message leaves the queue when that is done: lost, doubled or
+    late messages change nothing, and the periodic scan stays the truth. SIGTERM finishes the files in hand and stops.
+
+    With --http a store is answered when the catalog knows of its event; what is cold is archived afterwards.
+    """
+    from archiver import logs
+    from archiver.notify import Notifier
+
+    settings = invocation.settings
+    if http is None and (token_file or certificate_file or key_file):
+        raise click.UsageError("--token-file, --certificate-file and --key-file go with --http")
+    if http is not None and (once or not _ADDRESS.fullmatch(http)):
+        raise click.UsageError("--http takes HOST:PORT, and does not end")
+    logs.configure(settings.log)
+
+    def ready(status: str) -> None:
+        invocation.output.json({"status": status}, "listening")
+        Notifier().ready(status)
+
+    if http is not None:
+        _serve(settings, tiers, http, token_file, certificate_file, key_file, ready)
+        return EXIT_OK
+    from archiver.s3.listening import listen as run
+
+    with interruptible(invocation) as stop:
+        run(settings, tiers, stop, lambda batch: invocation.output.json(batch, "batch"), ready, once=once)
+    return EXIT_OK
+
+
+def _serve(
+    settings: Settings,
+    tiers: Sequence[str],
+    http: str,
+    token_file: Path | None,
+    certificate_file: Path | None,
+    key_file: Path | None,
+    ready: Callable[[str], None],
+) -> None:
+    try:
+        from archiver.http_server import Listening
+        from archiver.s3.listening import serve
+    except ImportError as error:
+        raise ServerNotInstalled(missing=error.name or error) from error
+    from archiver.s3.signing import read_token
+
+    token = read_token(token_file) if token_file else None
+    serve(settings, tiers, Listening(http, certificate_file, key_file), token, ready)

@@ -18,6 +18,7 @@ from archiver.errors.base import (
 from archiver.errors.costs import CostsMore, PlanCostsMore, PriceUnknown
 from archiver.errors.gateway import CacheTaken, GatewayUnguarded, GatewayWithoutTier
 from archiver.errors.hooks import (
+    EventUnfinished,
     EventUnreadable,
     HookImpossible,
     HookNotKept,
@@ -155,6 +156,7 @@ __all__ = [
     "DeskUnreachable",
     "DiskFull",
     "EnvelopeDamaged",
+    "EventUnfinished",
     "EventUnreadable",
     "FileBusy",
     "FileModified",

@@ -12,6 +12,13 @@ class EventUnreadable(ArchiverError):
     hint = "Only S3, EventBridge, or a store's webhook should be able to send there; the queue's policy says who can."
 
 
+class EventUnfinished(ArchiverError):
+    """{count} messages could not be dealt with"""
+
+    exit_code = 4
+    hint = "The log says why. They come again; and what no message told of is found by the periodic scan."
+
+
 class QueueUnreachable(ArchiverError):
     """the queue {queue} cannot be reached: {reason}"""
 
