@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,16 @@ from archiver.catalog.rows import State
 from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible, pass_invocation
 from archiver.cli.output import Column, Output, printable
 from archiver.cli.verb import VerbCommand
-from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, TierUnknown
+from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, PlanCostsMore, TierUnknown
 from archiver.lifecycle import plan as planning
 from archiver.lifecycle.plan import Explanation, PlannedAct, PlanSummary
 from archiver.lifecycle.policy import Why
 from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.worth import Purse
 from archiver.units import about_size
 
 if TYPE_CHECKING:
+    from archiver.tiers.protocol import Tier, Where
     from archiver.tiers.scan import ScanReport
 
 _SHOWN = 20
@@ -129,7 +131,7 @@ def plan(invocation: Invocation, tiers: tuple[str, ...], explain: Path | None, l
 class Planned:
     """One line of the plan, as --json prints it."""
 
-    path: Path
+    path: Where
     bytes_now: int
     bytes_after: int
     action: str
@@ -147,43 +149,60 @@ def show_plan(
         if paths is not None:
             _show(invocation, "named by hand", _by_hand(site, paths, limit), PlanSummary(), fill=True)
             return EXIT_OK
+        code = EXIT_OK
         for name in chosen(site, tiers or ()):
-            summary = PlanSummary()
-            acts = planning.plan(site.catalog, site.tiers[name], site.settings, now, limit, summary)
-            root = site.tiers[name].root
-            _show(invocation, f"tier {name}", ((root, act) for act in acts), summary)
-    return EXIT_OK
+            summary, tier = PlanSummary(), site.tiers[name]
+            acts = planning.plan(site.catalog, tier, site.settings, now, limit, summary)
+            purse = Purse.of(tier, site.settings, now)
+            _show(invocation, f"tier {name}", ((tier, act) for act in acts), summary, purse)
+            try:
+                if purse is not None:
+                    purse.judge(summary)
+            except PlanCostsMore as error:
+                invocation.output.error(error)
+                code = error.exit_code
+    return code
 
 
-def _by_hand(site: Site, paths: Sequence[Path], limit: int | None) -> Iterator[tuple[Path, PlannedAct]]:
+def _by_hand(site: Site, paths: Sequence[Where], limit: int | None) -> Iterator[tuple[Tier, PlannedAct]]:
     for path in paths:
         for tier, row in islice(site.rows(path, _PLANNABLE), limit):
-            yield tier.root, planning.forced(row, tier.name, site.settings)
+            yield tier, planning.forced(row, tier.name, site.settings)
 
 
 def _show(
     invocation: Invocation,
     title: str,
-    acts: Iterator[tuple[Path, PlannedAct]],
+    acts: Iterator[tuple[Tier, PlannedAct]],
     summary: PlanSummary,
+    purse: Purse | None = None,
     *,
     fill: bool = False,
 ) -> None:
     output = invocation.output
     rows: list[list[str]] = []
     most = None if invocation.verbose else _SHOWN
-    for root, act in acts:
+    for tier, act in acts:
         if fill:
             summary.add(act)
         line = Planned(
-            root / act.file.path, act.file.size, act.bytes_after, act.action, act.rule, act.scheme, act.reasons
+            tier.where(act.file.path),
+            act.file.size,
+            act.bytes_after,
+            act.action,
+            act.rule,
+            act.scheme,
+            act.reasons,
         )
         output.json(line, "act")
         if not output.as_json and (most is None or len(rows) < most):
             rows.append([str(line.path), about_size(line.bytes_now), act.action, act.rule, "; ".join(act.reasons[-2:])])
-    output.json(_Totals(title, summary, summary.files, summary.bytes_now, summary.bytes_after), "plan")
+    bill = _Bill.of(purse, summary)
+    output.json(_Totals(title, summary, summary.files, summary.bytes_now, summary.bytes_after, bill), "plan")
     if not output.as_json:
         _print_plan(output, title, rows, summary)
+        if purse is not None:
+            _print_bill(output, purse, summary)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +212,40 @@ class _Totals:
     files: int
     bytes_now: int
     bytes_after: int
+    bill: _Bill | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Bill:
+    """What a plan costs and saves, in the currency of its price list."""
+
+    prices: str
+    currency: str
+    as_of: str
+    horizon: timedelta
+    cost: float
+    net: float
+
+    @classmethod
+    def of(cls, purse: Purse | None, summary: PlanSummary) -> _Bill | None:
+        if purse is None or summary.money is None:
+            return None
+        prices, money = purse.terms.prices, summary.money
+        return cls(prices.name, prices.currency, prices.as_of, prices.horizon, money.cost, money.net)
+
+
+def _print_bill(output: Output, purse: Purse, summary: PlanSummary) -> None:
+    if summary.money is not None:
+        prices = purse.terms.prices
+        title = f"prices {prices.name}" + (f", as of {prices.as_of}" if prices.as_of else "")
+        *lines, (name, net) = purse.lines(summary.money)
+        output.table([Column(title), Column("", number=True)], lines, total=[name, net])
+    if summary.declined is not None:
+        declined, shown = summary.declined, purse.terms.shown
+        output.text(
+            f"{declined.objects:,} images are left alone because they would cost {shown(declined.cost)} and save "
+            f"{shown(declined.saved)}."
+        )
 
 
 def _print_plan(output: Output, title: str, rows: list[list[str]], summary: PlanSummary) -> None:

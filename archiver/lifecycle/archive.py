@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -36,6 +36,7 @@ from archiver.errors import (
     ModelsNotInstalled,
     NothingSaved,
     Pinned,
+    PlanCostsMore,
     ProfileUnknown,
     TranscodeRefused,
     TranscoderNotInstalled,
@@ -51,6 +52,7 @@ from archiver.lifecycle.outcome import Listener, Outcome, Result, Rung, Tally, a
 from archiver.lifecycle.placeholder import source_facts
 from archiver.lifecycle.plan import PlannedAct
 from archiver.lifecycle.site import Site
+from archiver.lifecycle.worth import Purse
 from archiver.tiers.protocol import Tier, Where
 
 _PREVIEW_SIDE, _PREVIEW_MULTIPLE = 256, 16  # pixels that a lossless record's colour map is made from
@@ -122,7 +124,7 @@ def archive(
     """
     stop = stop or Event()
     with _Run(site, listener) as run:
-        for batch in _batches(_tasks(site, tiers, paths, limit), site.settings.model.batch):
+        for batch in _batches(_tasks(site, tiers, paths, limit, run.refuse_plan), site.settings.model.batch):
             if stop.is_set():
                 break
             run.submit(batch)
@@ -130,7 +132,13 @@ def archive(
     return run.tally
 
 
-def _tasks(site: Site, tiers: Sequence[str] | None, paths: Sequence[Where] | None, limit: int | None) -> Iterator[Task]:
+def _tasks(
+    site: Site,
+    tiers: Sequence[str] | None,
+    paths: Sequence[Where] | None,
+    limit: int | None,
+    refuse: Callable[[Tier, PlanCostsMore], None],
+) -> Iterator[Task]:
     now = datetime.now(UTC)
     if paths is not None:
         for path in paths:
@@ -140,8 +148,11 @@ def _tasks(site: Site, tiers: Sequence[str] | None, paths: Sequence[Where] | Non
         return
     for name, tier in site.tiers.items():
         if tiers is None or name in tiers:
-            for act in planning.plan(site.catalog, tier, site.settings, now, limit=limit):
-                yield Task(tier, act)
+            try:
+                for act in planning.affordable(site.catalog, tier, site.settings, now, limit):
+                    yield Task(tier, act)
+            except PlanCostsMore as error:
+                refuse(tier, error)  # and the other tiers go on
 
 
 def _batches(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:
@@ -189,6 +200,10 @@ class _Run:
             self._finishing.popleft().result()
         for name in self._gathered:
             self._finisher.submit(self._let_go, self.site.tiers[name]).result()
+
+    def refuse_plan(self, tier: Tier, error: PlanCostsMore) -> None:
+        """A whole tier is left as it is."""
+        self._tell(Outcome(tier.where(""), "archive", Result.REFUSED, error.message, error=error))
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
@@ -392,6 +407,8 @@ def _working_size(site: Site, rungs: Sequence[str]) -> tuple[int, int]:
 
 def _load(site: Site, task: Task) -> Loaded:
     long_side, multiple = _working_size(site, task.act.rungs)
+    if (purse := Purse.of(task.tier, site.settings)) is not None:
+        purse.require(task.act, task.path)  # a plan has only what pays, but anything can be named by hand
     with site.keeper(task.tier).reading(task.row) as original:
         if site.catalog.is_pinned(task.row.tier_id, task.row.path):
             raise Pinned(path=task.path)

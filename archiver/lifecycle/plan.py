@@ -32,6 +32,8 @@ from archiver.lifecycle.policy import (
     conditions,
     decide,
 )
+from archiver.lifecycle.worth import Purse
+from archiver.s3.costs import Money
 from archiver.tiers.local import LocalTier
 from archiver.tiers.protocol import Tier
 
@@ -100,6 +102,8 @@ class PlanSummary:
     used_share: float = 0.0  # of the tier's filesystem, without what ends of grace periods will free
     has_room: bool = True  # release.min_free is there; else nothing is released
     to_free: int | None = None  # bytes down to the low watermark; None: no watermark, everything cold
+    money: Money | None = None  # what the plan costs and saves; None: its tier has no prices
+    declined: Money | None = None  # and what those would that were left alone because they do not pay
 
     @property
     def files(self) -> int:
@@ -127,6 +131,15 @@ class PlanSummary:
         line.files += 1
         line.bytes_now += act.file.size
         line.bytes_after += act.bytes_after
+
+    def spend(self, money: Money) -> None:
+        """Count what an act costs and saves."""
+        self.money = (self.money or Money()) + money
+
+    def decline(self, money: Money) -> None:
+        """Count one that is left alone because it does not pay."""
+        self.skipped[Why.COSTS] += 1
+        self.declined = (self.declined or Money()) + money
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +182,33 @@ def plan(
     if isinstance(tier, LocalTier):  # a bucket is never full
         _measure(catalog, tier, settings.release.min_free, summary)
     return _acts(catalog, tier, row, settings, now, limit, summary, count_refused)
+
+
+def affordable(
+    catalog: Catalog, tier: Tier, settings: Settings, now: datetime, limit: int | None = None
+) -> Iterator[PlannedAct]:
+    """As `plan`, but of a tier with prices only a plan that pays.
+
+    Raises PlanCostsMore too: before the first act where records would cost more than releases save, which takes a look
+    through the whole plan; else behind the last, where none paid.
+    """
+    purse = Purse.of(tier, settings, now)
+    if purse is None:
+        yield from plan(catalog, tier, settings, now, limit)
+        return
+    if any(rule.settings.action == "record" for rule in compile_rules(settings, tier.name)):
+        purse.judge(summed(catalog, tier, settings, now, limit))
+    summary = PlanSummary()
+    yield from plan(catalog, tier, settings, now, limit, summary)
+    purse.judge(summary)
+
+
+def summed(catalog: Catalog, tier: Tier, settings: Settings, now: datetime, limit: int | None = None) -> PlanSummary:
+    """The totals of a plan. Raises as `plan` does."""
+    summary = PlanSummary()
+    for _ in plan(catalog, tier, settings, now, limit, summary):
+        pass
+    return summary
 
 
 def forced(file: FileRow, tier: str, settings: Settings) -> PlannedAct:
@@ -236,7 +276,7 @@ def _acts(
     summary: PlanSummary,
     count_refused: bool,
 ) -> Iterator[PlannedAct]:
-    rules = compile_rules(settings, tier.name)
+    rules, purse = compile_rules(settings, tier.name), Purse.of(tier, settings, now)
     sweep = _Sweep(tier.settings, limit, summary)
     pins, limits = Pins(catalog.pins(row.id)), _limits(settings)
     for file in catalog.candidates(row.id, accessed_before=_warm_since(rules, now), refused=count_refused):
@@ -247,6 +287,9 @@ def _acts(
             summary.skipped[decision.why] += 1
             continue
         act = PlannedAct.of(file, decision, decision.rule)
+        if purse is not None and not purse.pays(act):
+            summary.decline(purse.price(act))
+            continue
         if (withheld := sweep.withholds(act)) is not None:
             summary.skipped[withheld] += 1
             continue
@@ -255,6 +298,8 @@ def _acts(
             return
         sweep.take(act)
         summary.add(act)
+        if purse is not None:
+            summary.spend(purse.price(act))
         yield act
 
 

@@ -66,6 +66,7 @@ class Why(StrEnum):
     WATERMARK = "tier not full enough"
     SWEEP = "larger than a sweep"
     ROOM = "too little free space for placeholders"
+    COSTS = "costs more than it saves"
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,13 +55,23 @@ class Money:
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """An object that is to be recorded, and released or not: bytes now and after, its age, its storage class."""
+    """An object that is to be recorded, and released or not: bytes now and after, its age, its storage class.
+
+    `is_recorded`: it is, and is read no more; `is_recalled`: what stands there was generated, and is not held either.
+    """
 
     size: int
     after: int
     age: timedelta
     storage_class: str
     is_released: bool = True
+    is_recorded: bool = False
+    is_recalled: bool = False
+
+    @property
+    def is_new(self) -> bool:
+        """Whether a record has to be made first."""
+        return not (self.is_recorded or self.is_recalled)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +117,9 @@ class Terms:
             objects=1,
             month_now=_month(there, item.size),
             month_after=_month(there, item.size),
-            requests=(_HEADS + 1) * there.get / 1000,
-            retrieval=read * (there.retrieval + self.prices.transfer),
-            decoding=self.prices.decode / 1000,
+            requests=(_HEADS + item.is_new) * there.get / 1000,
+            retrieval=read * (there.retrieval + self.prices.transfer) * item.is_new,
+            decoding=self.prices.decode / 1000 * item.is_new,
         )
         return money + self._released(item, there, kept) if item.is_released else money
 
@@ -119,10 +129,10 @@ class Terms:
         return Money(
             month_after=after - now,
             saved=(now - after) * self.months,
-            requests=self._writes(there, kept) / 1000,
-            retrieval=0.0 if self.is_versioned or not self.grace else item.size / GIGABYTE * there.retrieval,
+            requests=(there.put * self._copies(item) + kept.put * (self.tier.records == "in-place")) / 1000,
+            retrieval=item.size / GIGABYTE * there.retrieval * self._copies(item),
             early_deletion=self._early(item, there),
-            holding=now * (self.grace / MONTH),
+            holding=now * (self.grace / MONTH) * (not item.is_recalled),
             recalls=self.prices.recalled * self._recall(item, kept),
         )
 
@@ -132,16 +142,15 @@ class Terms:
             return kept.month * item.after / GIGABYTE
         return _month(kept, item.after)
 
-    def _writes(self, there: StorageClassPrices, kept: StorageClassPrices) -> float:
-        """Price of a thousand releases' writes; deletions cost nothing, and a pack is one request for many."""
-        copy = 0.0 if self.is_versioned or not self.grace else there.put
-        return copy + (0.0 if self.tier.records == "packed" else kept.put)
+    def _copies(self, item: Priced) -> bool:
+        """Whether the original is copied, to be held. Deletions cost nothing, and a pack is one request for many."""
+        return bool(self.grace) and not self.is_versioned and not item.is_recalled
 
     def _early(self, item: Priced, there: StorageClassPrices) -> float:
         """The rest of the least time that an original, and its held copy, are billed for all the same."""
-        ends = item.age + (self.grace if self.is_versioned else timedelta(0))
-        rest = max(there.least_age - ends, timedelta(0))
-        if self.grace and not self.is_versioned:
+        waits = self.is_versioned and not item.is_recalled
+        rest = max(there.least_age - item.age - (self.grace if waits else timedelta(0)), timedelta(0))
+        if self._copies(item):
             rest += max(there.least_age - self.grace, timedelta(0))
         return _month(there, item.size) * (rest / MONTH)
 

@@ -119,6 +119,19 @@ def test_a_record_alone_saves_nothing() -> None:
     assert money.month_now == money.month_after
 
 
+def test_what_is_recorded_already_is_neither_read_nor_decoded_again() -> None:
+    deal = terms("30d", prices={"decode": 2.0})
+    cold = {"storage_class": "COLD"}
+    new, recorded, recalled = (
+        deal.estimate(priced(**cold, **more)) for more in ({}, {"is_recorded": True}, {"is_recalled": True})
+    )
+    assert (recorded.decoding, recalled.decoding) == (0, 0)
+    assert (new.retrieval, recorded.retrieval, recalled.retrieval) == pytest.approx((0.04, 0.02, 0))
+    assert recorded.holding == new.holding > recalled.holding == 0
+    assert recalled.saved == recorded.saved == new.saved
+    assert recalled.requests < recorded.requests < new.requests
+
+
 def test_what_does_not_pay_is_refused_and_what_does_is_not() -> None:
     terms().require_worth(priced(5_000_000), "s3://bbb/a.jpg")
     with pytest.raises(CostsMore, match=r"s3://bbb/a\.jpg costs more than it saves: 0\.0000\d+ USD"):
