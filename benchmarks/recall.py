@@ -1,17 +1,18 @@
 """What reading costs where released files are watched. Needs root; makes its own ext4 disks, and leaves nothing behind.
 
-    python benchmarks/recall.py hot [--files N] [--rounds R] [--json]      resident files: watched over unwatched
+    python benchmarks/recall.py hot [--files N] [--rounds R] [--events E]  resident files: watched over unwatched
     python benchmarks/recall.py trip [--files N] [--json]                  kernel -> archiver-recall -> desk and back
     python benchmarks/recall.py latency [--files N] [--width W] [--json]   recalls by the real desk, beside the decode
     python benchmarks/recall.py marks [--folders N] [--files N] [--json]   memory: a mark a folder, or one a filesystem
 
 `hot` reads photographs of 3 MiB on two disks from the page cache, turn by turn, after each was read once; one disk is
-watched, and for every file the best round counts. Whole files are read by one call, as Python and Pillow do, in chunks
-of 128 KiB, as `cat` does, and in blocks of 4 KiB: what a watch costs, it costs for every call. `disk` is chunks of
-files that are not in the page cache. The bar is 0.99. `trip` reads resident files for the first time, and placeholders
-that a desk answers for at once, without filling them: what a recall takes over its decode and its write. `latency` has
-photographs recalled, one after the other, by archiver-recall and the daemon's desk as they run, with weights that mean
-nothing. `marks` drops the kernel's caches of inodes and names to see what marks keep in memory.
+watched (by reads, by opens, or as a comparison by inotify alone), and for every file the best round counts. Whole files
+are read by one call, as Python and Pillow do, in chunks of 128 KiB, as `cat` does, and in blocks of 4 KiB: what a watch
+costs, it costs for every call. `opens` opens and closes them, `disk` is chunks of files that are not in the page cache.
+The bar is 0.99. `trip` reads resident files for the first time, and placeholders that a desk answers for at once,
+without filling them: what a recall takes over its decode and its write. `latency` has photographs recalled, one after
+the other, by archiver-recall and the daemon's desk as they run, with weights that mean nothing. `marks` drops the
+kernel's caches of inodes and names to see what marks keep in memory.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from archiver.access import fanotify
 from archiver.access.client import RecallClient
 from archiver.access.protocol import Ask, How
 from archiver.formats import Envelope, Format, Kind, Metadata, SourceFacts, build_placeholder
+from archiver.tiers.inotify import Inotify, Mask
 
 SIZE = 3 << 20  # bytes of a file: a photograph
 BLOCK = 4096
@@ -51,6 +53,8 @@ def whole(path): by(os.stat(path).st_size, path)
 def chunks(path): by(131072, path)
 def blocks(path): by(4096, path)
 def disk(path): chunks(path)
+def opens(path):
+    for _ in range(100): os.close(os.open(path, os.O_RDONLY))
 def timed(act, path):
     if act is disk:
         file = os.open(path, os.O_RDONLY)
@@ -75,7 +79,8 @@ for line in sys.stdin:
 """
 SERVICE = (
     "import sys; from pathlib import Path; from archiver.access.supervisor import serve; "
-    "from archiver.access.terms import Terms; sys.exit(serve(Path(sys.argv[1]), Terms(deadline=30.0), []))"
+    "from archiver.access.terms import Terms; from archiver.access.protocol import How; "
+    "sys.exit(serve(Path(sys.argv[1]), Terms(deadline=30.0, hows=(How[sys.argv[2]],)), []))"
 )
 
 
@@ -128,8 +133,9 @@ class Reader:
 class Desk:
     """Answers everybody at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, how: How) -> None:
         self.client: RecallClient
+        self._how = how
 
     def asked(self, ask: Ask, fd: int, pidfd: int | None) -> None:
         for descriptor in (fd, pidfd):
@@ -141,16 +147,16 @@ class Desk:
         raise RuntimeError(f"question {id} took too long")
 
     def watched(self, name: str, how: How, errno: int) -> None:
-        if how is not How.READ:
+        if how is not self._how:
             raise RuntimeError(f"{name}: {how.name}, {os.strerror(errno)}")
 
 
 @contextmanager
-def serving(work: Path) -> Iterator[Path]:
+def serving(work: Path, how: How = How.READ) -> Iterator[Path]:
     """archiver-recall, at this socket."""
     socket = work / "run" / "recall.sock"
     socket.parent.mkdir()
-    service = subprocess.Popen([sys.executable, "-c", SERVICE, str(socket)], stderr=subprocess.DEVNULL)
+    service = subprocess.Popen([sys.executable, "-c", SERVICE, str(socket), how.name], stderr=subprocess.DEVNULL)
     try:
         while not socket.exists():
             time.sleep(0.05)
@@ -161,10 +167,10 @@ def serving(work: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def watching(work: Path, root: Path) -> Iterator[None]:
+def watching(work: Path, root: Path, how: How = How.READ) -> Iterator[None]:
     """archiver-recall watches a disk, and this process is its desk."""
-    desk = Desk()
-    with serving(work) as socket, RecallClient(socket, desk) as client:
+    desk = Desk(how)
+    with serving(work, how) as socket, RecallClient(socket, desk) as client:
         desk.client = client
         while not client.connected:
             time.sleep(0.05)
@@ -175,23 +181,36 @@ def watching(work: Path, root: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextmanager
+def noticing(root: Path) -> Iterator[None]:
+    """inotify waits for new files in a folder; of files that are read there it knows nothing."""
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    with closing(Inotify()) as inotify:
+        inotify.watch(descriptor, Mask.CREATE)
+        os.close(descriptor)
+        yield
+
+
 def hot(work: Path, options: argparse.Namespace, cleanup: ExitStack) -> list[Figure]:
     content = np.random.default_rng(1).bytes(SIZE)
     disks = {name: cleanup.enter_context(disk(work, name)) for name in ("watched", "unwatched")}
     files = {name: [root / f"{number}" for number in range(options.files)] for name, root in disks.items()}
     for path in (path for paths in files.values() for path in paths):
         path.write_bytes(content)
-    cleanup.enter_context(watching(work, disks["watched"]))
+    watched = disks["watched"]
+    by_inotify = options.events == "inotify"
+    cleanup.enter_context(noticing(watched) if by_inotify else watching(work, watched, How[options.events.upper()]))
     reader = Reader(cleanup)
     figures = []
     os.sync()
-    for act in ("whole", "chunks", "blocks", "disk"):
+    for act in ("whole", "chunks", "blocks", "opens", "disk"):
         best = {name: [float("inf")] * options.files for name in disks}
         for _ in range(options.rounds + 1):  # the first round is also the files' first
             for name, paths in files.items():
                 best[name] = list(map(min, best[name], reader.ask(act, paths)))
-        speed = {name: SIZE * options.files / sum(times) / 1e6 for name, times in best.items()}
-        figures += [Figure(f"{act}, {name}", value, "MB/s") for name, value in speed.items()]
+        amount, unit = (0.1, "thousands/s") if act == "opens" else (SIZE / 1e6, "MB/s")
+        speed = {name: amount * options.files / sum(times) for name, times in best.items()}
+        figures += [Figure(f"{act}, {name}", value, unit) for name, value in speed.items()]
         figures.append(Figure(f"{act}, watched over unwatched", speed["watched"] / speed["unwatched"], "bar 0.99"))
     return figures
 
@@ -313,6 +332,8 @@ def main() -> None:
         for name, default in defaults.items():
             sub.add_argument(f"--{name}", type=int, default=default)
         sub.add_argument("--json", action="store_true")
+        if verb == "hot":
+            sub.add_argument("--events", choices=("read", "open", "inotify"), default="read", help="what is watched")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="archiver-bench-") as name, ExitStack() as cleanup:
         figures = numbers[options.verb][0](Path(name), options, cleanup)

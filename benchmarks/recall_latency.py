@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from PIL import Image, ImageFilter
 from archiver.catalog.rows import State
 from archiver.catalog.schema import upgrade
 from archiver.config import Settings
+from archiver.decoder.engine import Generated
 from archiver.desk.service import DeskService
 from archiver.lifecycle import fill
 from archiver.lifecycle.archive import archive
@@ -23,6 +25,8 @@ from archiver.lifecycle.site import Site, open_site
 from archiver.models.embedded import init_random, save_profile
 from archiver.models.vault import Vault
 from archiver.tiers.scan import scan
+
+_WORKING_SIZE = 512  # pixels of the long side
 
 
 class Stopwatch:
@@ -57,8 +61,24 @@ def photograph(seed: int, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(blurred, dtype=np.float32) + grain, 0, 255).astype(np.uint8))
 
 
+def at_working_size(generate: Callable[..., list[Generated]]) -> Callable[..., list[Generated]]:
+    """Decoding as it is, with pictures as large and as detailed as the weights of the package make them."""
+    grain = np.random.default_rng(1).normal(0, 6, (_WORKING_SIZE, _WORKING_SIZE, 3))
+
+    def larger(*args: Any, **kwargs: Any) -> list[Generated]:
+        made = []
+        for one in generate(*args, **kwargs):
+            scale = _WORKING_SIZE / max(one.pixels.shape[:2])
+            height, width = (round(side * scale) for side in one.pixels.shape[:2])
+            picture = np.asarray(Image.fromarray(one.pixels).resize((width, height), Image.Resampling.BICUBIC))
+            made.append(replace(one, pixels=np.clip(picture + grain[:height, :width], 0, 255).astype(np.uint8)))
+        return made
+
+    return larger
+
+
 def released(work: Path, root: Path, options: argparse.Namespace, cleanup: ExitStack) -> tuple[Site, list[Path]]:
-    """A site with random weights (which decode as fast as others) and that many released photographs."""
+    """A site with small random weights and that many released photographs."""
     save_profile(work / "profile", init_random(7, long_side=64), "random-7", "CC0-1.0")
     Vault(work / "vault").import_directory(work / "profile")
     (root / "photos").mkdir()
@@ -92,7 +112,8 @@ def latencies(
 ) -> list[tuple[str, list[float]]]:
     """Seconds, a value for each file but the first: the whole wait, the decode, and what is beside it."""
     watch = Stopwatch()
-    site.engine.generate = watch.timed("decode", site.engine.generate)  # type: ignore[method-assign]
+    decode = at_working_size(site.engine.generate)
+    site.engine.generate = watch.timed("decode", decode)  # type: ignore[method-assign]
     fill.render = watch.timed("render", fill.render)
     service = DeskService(site)
     service.start()
