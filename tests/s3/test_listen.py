@@ -16,8 +16,10 @@ from fixtures_s3 import Bucket, Moto
 from archiver.catalog.rows import FileRow, State
 from archiver.config import Settings
 from archiver.errors import BucketUnreachable, TierNotScanned
-from archiver.lifecycle.outcome import ignore
+from archiver.lifecycle.outcome import Tally, ignore
 from archiver.lifecycle.site import Site, open_site
+from archiver.s3 import listen
+from archiver.s3.effect import Acted
 from archiver.s3.hooking import open_queue
 from archiver.s3.listen import Batch, Listener
 from archiver.s3.queue import Queue
@@ -217,3 +219,42 @@ def test_the_program_takes_in_what_waits(tmp_path: Path, settings: Settings, buc
     assert listening["type"] == "listening"
     assert (batch["type"], batch["messages"], batch["poison"], batch["changed"]) == ("batch", 2, 1, 1)
     assert "no event of an object store" in done.stderr
+
+
+class Counting(Queue):
+    """A queue that tells how often messages were kept hidden."""
+
+    def __init__(self, queue: Queue, often_enough: int) -> None:
+        super().__init__(queue._client, queue.url)
+        self._left = often_enough
+        self.kept = threading.Event()
+
+    def hide(self, messages: Any, seconds: int) -> None:
+        super().hide(messages, seconds)
+        self._left -= 1
+        if not self._left:
+            self.kept.set()
+
+
+def test_messages_in_hand_stay_hidden_while_work_is_longer_than_the_queue_waits(
+    sqlite_url: str, bucket: Bucket, moto_server: Moto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue(moto_server.endpoint, visibility=3)
+    with open_site(settings_of(sqlite_url, bucket, queue)) as site:
+        scan(site.catalog, tier_of(site))
+        bucket.put("p/a.jpg")
+        queue.send(*told(bucket, "ObjectCreated:Put", "p/a.jpg"))
+        tier, batches = tier_of(site), []
+        assert tier.settings.queue_url
+        counting = Counting(open_queue(tier.settings, tier.settings.queue_url), 4)  # one a second: longer than three
+        seen: list[list[Any]] = []
+
+        def work(*_: Any) -> Acted:
+            assert counting.kept.wait(60)
+            seen.append(counting.receive(0))
+            return Acted(Tally())
+
+        monkeypatch.setattr(listen, "act", work)
+        Listener(site, [tier], counting, ignore).run(threading.Event(), batches.append, once=True)
+    assert seen == [[]]
+    assert queue.counts() == (0, 0)
