@@ -46,6 +46,31 @@ ARROWS = (
     "rebuild.adopted",
 )
 
+S3_ARROWS = (
+    "s3.release.journalled",
+    "s3.release.packed",
+    "s3.release.held",
+    "s3.release.placed",
+    "s3.release.committed",
+    "s3.recall.journalled",
+    "s3.recall.placed",
+    "s3.recall.committed",
+    "s3.restore.journalled",
+    "s3.restore.placed",
+    "s3.restore.committed",
+    "s3.rerelease.placed",
+    "s3.rerelease.committed",
+    "s3.undo.verified",
+    "s3.undo.journalled",
+    "s3.undo.placed",
+    "s3.undo.committed",
+    "s3.undo.deleted",
+    "s3.expire.deleted",
+    "s3.expire.committed",
+    "s3.compact.written",
+)
+"""The same for acts on objects, which have steps of their own."""
+
 _lock = threading.Lock()
 _passed = 0
 

@@ -20,10 +20,10 @@ from archiver.formats import BLOCK, Envelope, Inspection, Refusal
 from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
-from archiver.lifecycle.keeper import Original
+from archiver.lifecycle.keeper import Original, Readable
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.site import Site
-from archiver.lifecycle.subject import OpenFile, Subject
+from archiver.lifecycle.subject import Subject
 from archiver.tiers import fileops
 
 _ROOM_IN_HEAD = 2048  # bytes of packed metadata that surely fit into the first block
@@ -59,7 +59,7 @@ def _on_disk(size: int) -> int:
     return -(-size // BLOCK) * BLOCK
 
 
-def unpack(file: OpenFile, envelope: Envelope) -> bytes:
+def unpack(file: Readable, envelope: Envelope) -> bytes:
     """The original that a placeholder keeps behind its head, hash and length compared.
 
     Raises EnvelopeDamaged, PlaceholderDamaged, TranscoderNotInstalled, OSError.
@@ -75,7 +75,7 @@ def unpack(file: OpenFile, envelope: Envelope) -> bytes:
     return original
 
 
-def check(file: OpenFile, envelope: Envelope, *, decode: bool) -> None:
+def check(file: Readable, envelope: Envelope, *, decode: bool) -> None:
     """That the original's bytes are still behind a placeholder; with `decode`, that they come back.
 
     Raises EnvelopeDamaged, PlaceholderDamaged, TranscoderNotInstalled, OSError.

@@ -7,9 +7,9 @@ from datetime import datetime
 from functools import partial
 
 from archiver.catalog.rows import HoldingRow, State
-from archiver.errors import HeldOriginalDamaged
+from archiver.errors import ArchiverError, HeldOriginalDamaged
 from archiver.lifecycle.arrows import arrow
-from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, ignore
+from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, failed, ignore
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
 from archiver.lifecycle.verify import check_placeholder
@@ -23,13 +23,22 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore) -> Tally:
     weights are in the vault; otherwise it is the last copy of something and stays, with a warning.
     """
     tally = Tally()
+
+    def tell(outcome: Outcome) -> None:
+        tally.add(outcome)
+        listener(outcome)
+
     for held in site.catalog.holding_due(int(now.timestamp())):
         row = site.catalog.file(held.file_id)
         tier = site.tier_of(row)
         act = partial(site.keeper(tier).expire, held)
-        outcome = attempt(tier.where(row.path), "expire", act, otherwise=Result.REFUSED)
-        tally.add(outcome)
-        listener(outcome)
+        tell(attempt(tier.where(row.path), "expire", act, otherwise=Result.REFUSED))
+    for tier in site.tiers.values():
+        try:
+            for outcome in site.keeper(tier).tidy():
+                tell(outcome)
+        except ArchiverError as error:
+            tell(failed(tier.where(""), "expire", error))
     return tally
 
 

@@ -25,18 +25,22 @@ if TYPE_CHECKING:
     from archiver.lifecycle.verify import Pace
 
 
-class Original(Protocol):
-    """A file as it was scanned, held open: its size, time and identity are those of its row."""
+class Readable(Protocol):
+    """A file held open: its name for messages, and its bytes."""
 
     @property
     def path(self) -> Where: ...
 
-    @property
-    def row(self) -> FileRow: ...
-
     def reader(self) -> BinaryIO:
         """Its bytes from the first one; closing the reader leaves the file open."""
         ...
+
+
+class Original(Readable, Protocol):
+    """A file as it was scanned, held open: its size, time and identity are those of its row."""
+
+    @property
+    def row(self) -> FileRow: ...
 
     def sha256(self) -> bytes:
         """The hash of all its bytes."""
@@ -121,6 +125,10 @@ class Keeper(Protocol):
 
     def rebuild(self, stop: Event | None) -> Iterator[Outcome]:
         """Adopt whatever carries a record, of a tier just scanned; one outcome for each, nothing raised for one."""
+        ...
+
+    def tidy(self) -> Iterator[Outcome]:
+        """Clear away what of ours nobody needs any more; one outcome each, nothing raised for one."""
         ...
 
     def settle(self) -> Iterator[Outcome]:

@@ -82,6 +82,10 @@ class LocalKeeper:
     def rebuild(self, stop: Event | None) -> Iterator[Outcome]:
         return rebuild_files(self._site, self._tier, stop)
 
+    def tidy(self) -> Iterator[Outcome]:
+        """Nothing is ever left over: what an act makes, it makes in the journal's sight, and settling it clears it."""
+        return iter(())
+
     def settle(self) -> Iterator[Outcome]:
         return settle_left_behind(self._site, self._tier)
 

@@ -1,0 +1,138 @@
+"""Objects that carry their own record but have no row that says so: copied, restored from a backup, or the catalog was
+lost. What is in a pack and has no object any more is found by the pack's own directory.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from hashlib import sha256
+from io import BytesIO
+from itertools import islice
+from threading import Event
+
+from archiver import formats
+from archiver.catalog.rows import Adopted, DirectoryChange, FileRow, Found, Holding, NewRecord, State, held_name
+from archiver.codec.record import Record
+from archiver.errors import ArchiverError, NothingHeld
+from archiver.formats import Envelope, Kind, Metadata
+from archiver.lifecycle.outcome import Outcome, Result, attempt, failed
+from archiver.lifecycle.rebuild import ADOPTABLE
+from archiver.s3.ground import Body, Ground
+from archiver.s3.marks import kind_of
+from archiver.s3.packs import Packed
+
+_HEAD = 64 << 10  # bytes: of what archiver wrote the envelope is in the first block, of what tools copied behind more
+_TOGETHER = 256  # objects that are looked at before the next page is asked for
+
+
+def adopt_object(ground: Ground, row: FileRow) -> Outcome:
+    """Take in a placeholder as released, a generated image as recalled, with the record that it carries.
+
+    Raises PlaceholderDamaged, EnvelopeDamaged, RecordCorrupt, ObjectChanged, ObjectMissing.
+    """
+    path = ground.tier.url(row.path)
+    found = ground.standing(row)
+    _, stream = ground.store.get(row.path, if_match=found.etag)
+    with stream:
+        body = Body(path, stream.read(), found, ground.dressing(found))
+    envelope, metadata = body.carried(*Kind)
+    placeholder = envelope.kind is Kind.PLACEHOLDER
+    return _taken_in(ground, row, envelope, metadata, None if placeholder else sha256(body.data).digest())
+
+
+def _taken_in(
+    ground: Ground, row: FileRow, envelope: Envelope, metadata: Metadata, generated_sha256: bytes | None
+) -> Outcome:
+    record, source = Record.from_bytes(envelope.record), envelope.source
+    ground.site.catalog.adopt(
+        Adopted(
+            NewRecord(
+                file_id=row.id,
+                expected=row.version,
+                payload=envelope.record,
+                sha256=source.sha256,
+                profile=record.profile,
+                scheme=record.scheme,
+                format=source.format,
+                width=source.width,
+                height=source.height,
+                metadata=metadata.to_bytes() if metadata else None,
+            ),
+            state=State.RELEASED if generated_sha256 is None else State.RECALLED,
+            recalled_sha256=generated_sha256,
+            holding=_held(ground, row.path, envelope),
+        )
+    )
+    return Outcome(ground.tier.url(row.path), "adopt", Result.DONE, record_bytes=len(envelope.record))
+
+
+def _held(ground: Ground, key: str, envelope: Envelope) -> Holding | None:
+    source = envelope.source
+    try:
+        found = ground.held.find(key, source.inode, source.sha256)
+    except NothingHeld:
+        return None
+    expires = int(time.time() + ground.site.settings.release.grace.total_seconds())
+    return Holding(held_name(source.inode, source.sha256), found.size, expires)
+
+
+# -- all of them -------------------------------------------------------------------------------------------------------
+
+
+def rebuild_objects(ground: Ground, stop: Event | None) -> Iterator[Outcome]:
+    """Look at each resident object of a bucket just scanned, then at every pack, and adopt what carries a record."""
+    stop = stop or Event()
+    rows = ground.site.catalog.stream_files(ground.tier_id, ADOPTABLE)
+    with ThreadPoolExecutor(ground.tier.settings.concurrency, "s3-rebuild") as pool:
+        while not stop.is_set() and (page := list(islice(rows, _TOGETHER))):
+            looked = pool.map(partial(_looked_at, ground), page)
+            yield from (outcome for outcome in looked if outcome.result is not Result.SKIPPED)
+    for pack in ground.packs.all():
+        if stop.is_set():
+            return
+        try:
+            yield from _of_pack(ground, pack)
+        except ArchiverError as error:
+            yield failed(ground.tier.url(pack), "adopt", error)
+
+
+def _looked_at(ground: Ground, row: FileRow) -> Outcome:
+    path = ground.tier.url(row.path)
+
+    def look() -> Outcome:
+        info, stream = ground.store.get(row.path, range=(0, _HEAD - 1))
+        with stream:
+            carries = bool(kind_of(info)) or formats.read_envelope(BytesIO(stream.read())) is not None
+        return adopt_object(ground, row) if carries else Outcome(path, "adopt", Result.SKIPPED)
+
+    return attempt(path, "adopt", look)
+
+
+def _of_pack(ground: Ground, pack: str) -> Iterator[Outcome]:
+    """Those of its entries that no object stands for and that the catalog does not know as released."""
+    keys = [key for key in ground.packs.keys(pack) if _is_lost(ground, key)]
+    for packed in ground.packs.read(pack, keys):
+        yield attempt(ground.tier.url(packed.key), "adopt", partial(_adopt_packed, ground, packed))
+
+
+def _is_lost(ground: Ground, key: str) -> bool:
+    row = ground.site.catalog.find(ground.tier_id, key)
+    return row is None or row.state is State.GONE
+
+
+def _adopt_packed(ground: Ground, packed: Packed) -> Outcome:
+    envelope, metadata = Body(ground.tier.url(packed.key), packed.image, None, packed.dressing).carried(
+        Kind.PLACEHOLDER
+    )
+    source = envelope.source
+    directory, _, name = packed.key.rpartition("/")
+    seen = Found(name.encode(), source.length, source.mtime_ns, source.inode, source.mtime_ns // 1_000_000_000)
+    ground.site.catalog.apply_changes(ground.tier_id, [DirectoryChange(directory.encode(), new=[seen])])
+    row = ground.site.catalog.find(ground.tier_id, packed.key)
+    assert row is not None  # just made
+    if row.state is State.RELEASED:
+        return Outcome(ground.tier.url(packed.key), "adopt", Result.DONE, "it was gone, and is back")
+    return _taken_in(ground, row, envelope, metadata, None)

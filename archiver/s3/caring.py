@@ -1,0 +1,114 @@
+"""Looking after what is kept of a bucket: proofs, the end of grace periods, and what nobody needs any more."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from archiver.catalog.rows import FileRow, HoldingRow, State
+from archiver.codec.record import Record
+from archiver.errors import HeldOriginalDamaged, NothingHeld, PlaceholderDamaged
+from archiver.formats import Kind
+from archiver.lifecycle import exact
+from archiver.lifecycle.arrows import arrow
+from archiver.lifecycle.outcome import Outcome, Result, attempt
+from archiver.lifecycle.verify import Pace
+from archiver.s3.ground import Ground
+
+_YOUNG = 24 * 3600  # seconds: acts that have entries in so young a pack may still be under way
+_EVER = 1 << 62  # seconds since 1970
+
+
+def verify_object(ground: Ground, row: FileRow, payload: bytes, *, decode: bool, pace: Pace) -> None:
+    """That what stands for an object carries its record, and that its held original is whole. Raises ArchiverError."""
+    if row.state is not State.RECORDED:
+        pace.took(check_carried(ground, row, payload, decode=decode))
+    held = ground.site.catalog.holding_for(row.id)
+    if held is None:
+        return
+    sha256 = ground.site.catalog.record(held.record_id).sha256
+    found = ground.held.find(row.path, _inode(held), sha256)
+    with ground.held.opened(found, row.path, sha256):
+        pace.took(found.size)
+
+
+def check_carried(ground: Ground, row: FileRow, payload: bytes, *, decode: bool) -> int:
+    """That a placeholder (in place or in a pack) or recalled image carries this very record; the bytes read for that.
+
+    With `decode`, that an original kept without loss comes back. Raises PlaceholderDamaged, EnvelopeDamaged,
+    ObjectChanged, ObjectMissing, TranscoderNotInstalled.
+    """
+    released = row.state is State.RELEASED
+    body = ground.body(row)
+    envelope, _ = body.carried(Kind.PLACEHOLDER if released else Kind.GENERATED)
+    if envelope.record != payload:
+        raise PlaceholderDamaged(path=body.path, problem="its record is not the catalog's")
+    if released and exact.is_exact(Record.from_bytes(payload).scheme):
+        exact.check(body, envelope, decode=decode)
+    return len(body.data)
+
+
+def expire_object(ground: Ground, held: HoldingRow) -> Outcome:
+    """Delete one held original now, unless it is the last copy of something. Raises ArchiverError."""
+    catalog = ground.site.catalog
+    row = catalog.file(held.file_id)
+    path = ground.tier.url(row.path)
+    record = catalog.record(held.record_id)
+    ground.site.vault.require(record.profile)
+    if row.state in (State.RELEASED, State.RECALLED):
+        check_carried(ground, row, record.payload, decode=True)
+    try:
+        found = ground.held.find(row.path, _inode(held), record.sha256)
+    except NothingHeld:
+        catalog.mark_expired(held)  # a crash came between the deletion and its note
+        return Outcome(path, "expire", Result.DONE, "was deleted already")
+    if found.size != held.size:
+        raise HeldOriginalDamaged(path=path, held=ground.tier.url(found.key))
+    ground.held.delete(found)
+    arrow("s3.expire.deleted")
+    catalog.mark_expired(held)
+    arrow("s3.expire.committed")
+    return Outcome(path, "expire", Result.DONE, bytes_before=found.size)
+
+
+def tidy(ground: Ground) -> Iterator[Outcome]:
+    """Delete copies that acts made which were taken back, and write packs anew of which little is needed any more."""
+    if not ground.site.catalog.tier(ground.tier_id).identity:
+        return  # never scanned
+    listed = frozenset(held.name for held in ground.site.catalog.holding_due(_EVER))
+    for copy in ground.held.unlisted(listed):
+        if ground.held.is_whole_elsewhere(copy):
+            ground.held.drop(copy)
+            yield Outcome(ground.tier.url(copy.key), "expire", Result.DONE, "its original is in place")
+    for pack in ground.packs.all():
+        if ground.packs.age(pack) > _YOUNG:
+            path = ground.tier.url(pack)
+            outcome = attempt(path, "expire", partial(compact, ground, pack))
+            if outcome.result is not Result.SKIPPED:
+                yield outcome
+
+
+def compact(ground: Ground, pack: str) -> Outcome:
+    """Write what is needed of a pack into a new one and delete it, where that is less than half; else SKIPPED."""
+    path = ground.tier.url(pack)
+    keys = ground.packs.keys(pack)
+    needed = [key for key in keys if _is_needed(ground, pack, key)]
+    if len(needed) * 2 >= len(keys):
+        return Outcome(path, "expire", Result.SKIPPED)
+    if needed:
+        ground.packs.write(ground.packs.new_key(), list(ground.packs.read(pack, needed)))
+        arrow("s3.compact.written")
+    ground.packs.delete(pack)
+    return Outcome(path, "expire", Result.DONE, f"{len(keys) - len(needed)} of its {len(keys)} records are in no use")
+
+
+def _is_needed(ground: Ground, pack: str, key: str) -> bool:
+    """What the catalog does not know is not absent: it may have been lost."""
+    if not ground.packs.is_newest(pack, key):
+        return False
+    row = ground.site.catalog.find(ground.tier_id, key)
+    return row is None or row.state in (State.RELEASED, State.GONE)
+
+
+def _inode(held: HoldingRow) -> int:
+    return int(held.name.partition("-")[0], 16)

@@ -1,0 +1,158 @@
+"""What all acts on the objects of one bucket share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from typing import TYPE_CHECKING, BinaryIO
+
+from archiver import formats
+from archiver.catalog.rows import FileRow, Version
+from archiver.errors import ArchiverError, NothingHeld, ObjectChanged, ObjectMissing, PlaceholderDamaged
+from archiver.formats import Envelope, Kind, Metadata
+from archiver.s3.address import ObjectUrl
+from archiver.s3.held import HeldOriginals
+from archiver.s3.journal import Entry, Intent
+from archiver.s3.marks import kind_of
+from archiver.s3.objects import Dressing, ObjectInfo
+from archiver.s3.packs import Packs
+from archiver.s3.store import ObjectStore
+from archiver.s3.tier import S3Tier
+
+if TYPE_CHECKING:
+    from archiver.lifecycle.site import Site
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A placeholder or a generated image, whole, and where it stands: `info` None is in a pack."""
+
+    path: ObjectUrl
+    data: bytes
+    info: ObjectInfo | None
+    dressing: Dressing
+
+    def reader(self) -> BinaryIO:
+        """Its bytes from the first one."""
+        return BytesIO(self.data)
+
+    def carried(self, *kinds: Kind) -> tuple[Envelope, Metadata]:
+        """What it carries. Raises PlaceholderDamaged, EnvelopeDamaged."""
+        envelope = formats.read_envelope(self.reader())
+        if envelope is None or envelope.kind not in kinds:
+            raise PlaceholderDamaged(path=self.path, problem=f"it carries no {' or '.join(kinds)} record")
+        if envelope.kind is Kind.GENERATED and envelope.source.length != len(self.data):
+            raise PlaceholderDamaged(path=self.path, problem="its length is not that of the original it stands for")
+        return envelope, formats.read_metadata(self.reader())
+
+
+class Ground:
+    """The tier, its store, and what of ours is kept in it. For any number of threads."""
+
+    def __init__(self, site: Site, tier: S3Tier) -> None:
+        self.site = site
+        self.tier = tier
+        self.tier_id = site.tier_ids[tier.name]
+
+    @property
+    def store(self) -> ObjectStore:
+        return self.tier.store
+
+    @cached_property
+    def held(self) -> HeldOriginals:
+        return HeldOriginals(self.store)
+
+    @cached_property
+    def packs(self) -> Packs:
+        return Packs(self.store)
+
+    @property
+    def is_packed(self) -> bool:
+        """Whether records are kept many per object, and released objects not at all."""
+        return self.tier.settings.records == "packed"
+
+    # -- what stands there ---------------------------------------------------------------------------------------------
+
+    def head(self, key: str) -> ObjectInfo | None:
+        """What stands at a key; None for nothing."""
+        try:
+            return self.store.head(key)
+        except ObjectMissing:
+            return None
+
+    def standing(self, row: FileRow) -> ObjectInfo:
+        """The object of a row. Raises ObjectChanged where it is another version, ObjectMissing."""
+        found = self.store.head(row.path)
+        if not is_version(found, row):
+            raise ObjectChanged(path=self.tier.url(row.path))
+        return found
+
+    def dressing(self, info: ObjectInfo) -> Dressing:
+        """All that an object wears."""
+        return info.dressing(self.store.tags(info.key))
+
+    def body(self, row: FileRow) -> Body:
+        """What stands for a released or recalled file, in place or in a pack.
+
+        Raises ObjectChanged, ObjectMissing, PlaceholderDamaged.
+        """
+        path = self.tier.url(row.path)
+        try:
+            info, stream = self.store.get(row.path)
+        except ObjectMissing:
+            record = self.site.catalog.record(row.record_id).payload if row.record_id is not None else None
+            packed = self.packs.find(row.path, record)
+            if packed is None:
+                raise
+            return Body(path, packed.image, None, packed.dressing)
+        with stream:
+            if not is_version(info, row):
+                raise ObjectChanged(path=path)
+            if not kind_of(info):
+                raise PlaceholderDamaged(path=path, problem="it is no object that archiver wrote")
+            return Body(path, stream.read(), info, self.dressing(info))
+
+    def let_go(self, intent: Intent) -> None:
+        """Delete the held original of an act that put it back, where it still is held."""
+        sha256 = self.site.catalog.record(intent.record_id).sha256
+        with suppress(NothingHeld):
+            self.held.delete(self.held.find(intent.key, int(intent.held.partition("-")[0], 16), sha256))
+
+    # -- acts ----------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def journalled(self, intent: Intent) -> Iterator[Entry]:
+        """Run one act under its journal entry; when it fails it is settled as after a crash, and the failure raised."""
+        entry = Entry(self.store, [intent])
+        try:
+            with self.settled(entry, intent):
+                yield entry
+        finally:
+            entry.close()
+
+    @contextmanager
+    def settled(self, entry: Entry, intent: Intent) -> Iterator[None]:
+        """Run one act of a journalled batch; see `journalled`."""
+        from archiver.s3.settling import settle
+
+        try:
+            yield
+        except Exception:
+            try:
+                settle(self, intent)
+            except (ArchiverError, OSError):
+                entry.keep()  # the server went away: it is settled when it is back
+            raise
+
+
+def is_version(info: ObjectInfo, row: FileRow) -> bool:
+    """Whether an object is the one that a row tells of."""
+    return (info.size, info.inode) == (row.size, row.inode)
+
+
+def version_of(info: ObjectInfo) -> Version:
+    """What a row has of an object."""
+    return Version(info.size, info.modified_ns, info.inode)

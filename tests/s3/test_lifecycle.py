@@ -1,0 +1,147 @@
+"""The promises of release, recall and undo, kept on objects of a real S3 server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from archiver.catalog.rows import State
+from archiver.formats import Kind
+from archiver.lifecycle.archive import archive
+from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.recall import recall
+from archiver.lifecycle.undo import undo
+from tests.fixtures_s3 import Bucket
+from tests.lifecycle.conftest import random_vault
+from tests.s3.world import World, make_world, picture
+
+__all__ = ["random_vault"]
+
+
+@pytest.fixture
+def world(tmp_path: Path, bucket: Bucket, random_vault: Path) -> World:
+    return make_world(tmp_path, bucket, random_vault)
+
+
+@pytest.fixture(params=["plain", "versioned"])
+def either(
+    request: pytest.FixtureRequest, tmp_path: Path, make_bucket: Callable[..., Bucket], random_vault: Path
+) -> World:
+    return make_world(tmp_path, make_bucket(versioned=request.param == "versioned"), random_vault)
+
+
+def test_an_object_goes_all_the_way_and_comes_back_byte_for_byte(either: World) -> None:
+    world = either
+    with world.site() as site:
+        assert not archive(site).exit_code
+        assert set(world.states(site).values()) == {State.RELEASED}
+        for key, original in world.originals.items():
+            assert world.stands(key) is Kind.PLACEHOLDER
+            assert len(world.get(key)) < len(original) / 4
+
+        assert not recall(site, [world.url()]).exit_code
+        assert set(world.states(site).values()) == {State.RECALLED}
+        for key, original in world.originals.items():
+            assert world.stands(key) is Kind.GENERATED
+            assert len(world.get(key)) == len(original)
+            assert site.catalog.recalled_hash(world.row(site, key).id) == sha256(world.get(key)).digest()
+
+        placeholders = archive(site)  # unmodified recalled ones become placeholders again: nothing is encoded twice
+        assert placeholders.count("release", Result.DONE) == len(world.originals)
+        assert placeholders.count("record", Result.DONE) == 0
+        assert {world.stands(key) for key in world.originals} == {Kind.PLACEHOLDER}
+
+        assert not undo(site, [world.url("2019"), world.url("wide.webp")]).exit_code
+        assert set(world.states(site).values()) == {State.RECORDED}
+        for key, original in world.originals.items():
+            assert world.get(key) == original
+        assert world.ours("holding") == [] and world.ours("journal") == []
+        world.scan(site)
+        assert set(world.states(site).values()) == {State.RECORDED}
+        assert site.catalog.recount(correct=False) == []
+
+
+def test_type_metadata_and_tags_are_kept_all_the_way(world: World) -> None:
+    def users(key: str) -> object:
+        head = world.head(key)
+        metadata = {name: value for name, value in head["Metadata"].items() if not name.startswith("archiver-")}
+        return head["ContentType"], head["CacheControl"], metadata, world.tags(key)
+
+    before = {key: users(key) for key in world.originals}
+    with world.site() as site:
+        for act in (lambda: archive(site), lambda: recall(site, [world.url()]), lambda: undo(site, [world.url()])):
+            assert not act().exit_code
+            assert {key: users(key) for key in world.originals} == before
+    assert not any(name.startswith("archiver-") for key in before for name in world.head(key)["Metadata"])
+
+
+def test_a_placeholder_tells_what_it_stands_for(world: World) -> None:
+    before = {key: world.head(key) for key in world.originals}
+    with world.site() as site:
+        archive(site)
+    for key, original in world.originals.items():
+        told = world.head(key)["Metadata"]
+        assert told["archiver-kind"] == "placeholder"
+        assert told["archiver-sha256"] == sha256(original).hexdigest()
+        assert told["archiver-length"] == str(len(original))
+        assert told["archiver-etag"] == before[key]["ETag"].strip('"')
+        assert told["archiver-modified"] == before[key]["LastModified"].isoformat()
+        assert told["archiver-held"] == "copy"
+
+
+def test_held_originals_are_whole_and_say_whose_they_are(world: World) -> None:
+    with world.site() as site:
+        archive(site)
+    held = {sha256(world.get(f".archiver/holding/{name}")).digest() for name in world.ours("holding")}
+    assert held == {sha256(original).digest() for original in world.originals.values()}
+
+
+def test_a_versioned_bucket_holds_originals_as_versions(
+    tmp_path: Path, versioned_bucket: Bucket, random_vault: Path
+) -> None:
+    world = make_world(tmp_path, versioned_bucket, random_vault)
+    with world.site() as site:
+        archive(site)
+    assert world.ours("holding") == []
+    for key, original in world.originals.items():
+        assert world.get(key, VersionId=world.head(key)["Metadata"]["archiver-held"]) == original
+
+
+def test_an_object_written_to_after_its_record_is_left_alone(world: World) -> None:
+    refused: list[Outcome] = []
+    other = picture(99)
+    with world.site() as site:
+        world.bucket.put("photos/2019/a.jpg", other)
+        tally = archive(site, listener=refused.append)
+        assert tally.exit_code == 1
+        assert [one.path for one in refused if one.result is Result.REFUSED] == [world.url("2019/a.jpg")]
+        assert world.get("2019/a.jpg") == other
+
+
+def test_a_recalled_image_that_was_edited_is_never_undone_over(world: World, tmp_path: Path) -> None:
+    other = picture(98)
+    with world.site() as site:
+        archive(site)
+        recall(site, [world.url("2019/a.jpg")])
+        world.bucket.put("photos/2019/a.jpg", other)
+        assert undo(site, [world.url("2019/a.jpg")]).exit_code == 1
+        assert world.get("2019/a.jpg") == other
+        world.scan(site)
+        assert world.row(site, "2019/a.jpg").state is State.SUPERSEDED
+        assert not undo(site, [world.url("2019/a.jpg")], to=tmp_path).exit_code
+        assert (tmp_path / "a.jpg").read_bytes() == world.originals["2019/a.jpg"]
+        assert world.get("2019/a.jpg") == other
+
+
+def test_a_deleted_placeholder_can_be_undone(world: World) -> None:
+    with world.site() as site:
+        archive(site)
+        world.bucket.delete("photos/2019/a.jpg")
+        world.scan(site)
+        assert world.row(site, "2019/a.jpg").state is State.GONE
+        assert not undo(site, [world.url("2019/a.jpg")]).exit_code
+        assert world.get("2019/a.jpg") == world.originals["2019/a.jpg"]
+        assert world.head("2019/a.jpg")["ContentType"] == "image/jpeg"
