@@ -51,7 +51,10 @@ _BUDGETS = {
     Scheme.SEACOM: 256,
     Scheme.SESECO: 685,
 }
-_EMBEDDING_LEVELS = 3  # 55 bytes at 256 dimensions, cosine 0.90 to the embedding (4 levels: 68 bytes, 0.94)
+_FEW_DIMENSIONS = 256
+# Levels a dimension. Three are 55 bytes at 256 dimensions, cosine 0.90 to the embedding (4 levels: 68 bytes, 0.94); of
+# CLIP's 768 or 1024 dimensions they would leave COCLICO's colours no room.
+_FEW_LEVELS, _MANY_LEVELS = 3, 2
 
 SUPPORTED = tuple(_BUDGETS)
 
@@ -120,7 +123,8 @@ def compose(
     if scheme in _LABEL_SCHEMES:
         condition = Section(SectionKind.LABEL_MAP, label_map.encode(facts.labels, facts.words))
     else:
-        code = embedding.quantise(facts.embedding, _EMBEDDING_LEVELS)
+        levels = _FEW_LEVELS if facts.embedding.size <= _FEW_DIMENSIONS else _MANY_LEVELS
+        code = embedding.quantise(facts.embedding, levels)
         condition = Section(SectionKind.EMBEDDING, embedding.encode(code))
     bare = Record(scheme, profile, seed, picture.width, picture.height, grid, steering.rounded(), (condition,))
     if scheme is Scheme.COCLI:
