@@ -72,11 +72,11 @@ def wait_until(ready: Callable[[], bool], what: str, process: subprocess.Popen[b
         time.sleep(0.05)
 
 
-def _answers(endpoint: str) -> bool:
+def _answers(client: Any) -> bool:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        client_of(endpoint).list_buckets()
+        client.list_buckets()
     except (BotoCoreError, ClientError):
         return False
     return True
@@ -115,6 +115,7 @@ class Seaweed:
             "s3.allowDeleteBucketNotEmpty": "true",
             "master.port": master,
             "master.port.grpc": master_grpc,
+            "master.peers": "none",  # no election to wait for
             "master.telemetry": "false",
             "master.volumeSizeLimitMB": 256,
             "volume.port": volume,
@@ -135,12 +136,12 @@ class Seaweed:
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
-        wait_until(self._takes_objects, "SeaweedFS", self.process, log)
+        client = client_of(self.endpoint)
+        wait_until(lambda: self._takes_objects(client), "SeaweedFS", self.process, log)
 
-    def _takes_objects(self) -> bool:
+    def _takes_objects(self, client: Any) -> bool:
         from botocore.exceptions import BotoCoreError, ClientError
 
-        client = client_of(self.endpoint)
         try:
             if not any(bucket["Name"] == "ready" for bucket in client.list_buckets()["Buckets"]):
                 client.create_bucket(Bucket="ready")
@@ -179,8 +180,8 @@ def _s3_credentials() -> Iterator[None]:
 
 
 def _running_seaweed() -> Iterator[Seaweed]:
-    # Not below pytest's folder: its paths are long, and it keeps the folders of the last runs.
-    folder = Path(tempfile.mkdtemp(prefix="archiver-weed-"))
+    # In memory where that is possible: the server waits for the disk a dozen times before it answers.
+    folder = Path(tempfile.mkdtemp(prefix="archiver-weed-", dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
     server = Seaweed(folder)
     try:
         server.start()
@@ -209,7 +210,8 @@ def moto_server(_s3_credentials: None) -> Iterator[Moto]:
             stderr=subprocess.STDOUT,
         )
     try:
-        wait_until(lambda: _answers(endpoint), "moto", process, folder / "log")
+        client = client_of(endpoint)
+        wait_until(lambda: _answers(client), "moto", process, folder / "log")
         yield Moto(endpoint)
     finally:
         process.kill()

@@ -91,8 +91,10 @@ class Inventory:
             if digest.hexdigest() != data.md5.lower():
                 raise self._unusable(f"{data.key} is not as its MD5 says")
             file.seek(0)
-        except BaseException:
+        except BaseException as error:
             file.close()
+            if isinstance(error, ObjectMissing):
+                raise self._unusable(error.message) from error
             raise
         return file
 
@@ -185,9 +187,9 @@ def _parsed(tier: S3Tier, store: ObjectStore, url: ObjectUrl, text: bytes) -> In
 
 def _is_object(row: dict[str, Any]) -> bool:
     """Whether a row tells of what a plain GET finds: neither an older version nor a delete marker."""
-    return str(row.get("IsLatest") or "true").lower() != "false" and (
-        str(row.get("IsDeleteMarker") or "false").lower() != "true"
-    )
+    # CSV has words, Parquet has truth values, and a report of current versions alone has neither.
+    latest, marker = (str(row.get(name)).lower() for name in ("IsLatest", "IsDeleteMarker"))
+    return latest != "false" and marker != "true"
 
 
 def _plain(name: str) -> str:

@@ -109,6 +109,8 @@ def by_directory(pages: Iterable[list[Listed]], sieve: Sieve, most: int, stop: t
             if not open_parts or open_parts[-1].directory != directory:
                 open_parts.append(Part(directory))
             part = open_parts[-1]
+            if part.objects and part.objects[-1].key == entry.key:
+                continue  # told twice
             part.objects.append(entry)
             if len(part.objects) >= most:
                 yield part

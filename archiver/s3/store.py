@@ -292,9 +292,13 @@ class ObjectStore:
             try:
                 answer = self.client.delete_object(**self._at(key, version), **condition)
             except ClientError as error:
-                if if_match is None and code_of(error) in ("NoSuchKey", "404", "NoSuchVersion"):
-                    return ""
-                raise
+                may_be_done = if_match is None or retries_of(error)
+                if not may_be_done or status_of(error) not in (404, 409, 412) or code_of(error) == "NoSuchBucket":
+                    raise
+                # Not there, or deleted by an earlier sending whose answer was lost.
+                if self.exists(key):
+                    raise
+                return next((one.version_id for one in self.versions(key) if one.is_latest and one.is_marker), "")
         return str(answer.get("VersionId", "")) if answer.get("DeleteMarker") else ""
 
     def _arguments(self, dressing: Dressing) -> dict[str, Any]:
