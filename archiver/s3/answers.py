@@ -13,6 +13,7 @@ _STATUS = {
     "InternalError": 500,
     "InvalidAccessKeyId": 403,
     "InvalidArgument": 400,
+    "InvalidObjectState": 403,
     "InvalidRange": 416,
     "InvalidRequest": 400,
     "InvalidURI": 400,

@@ -14,10 +14,10 @@ from email.header import Header
 from email.utils import format_datetime, parsedate_to_datetime
 
 from archiver.s3.answers import Refusal
+from archiver.s3.marks import OURS, kind_of, users
 from archiver.s3.objects import Headers, ObjectInfo
 from archiver.s3.signing import Asked
 
-OURS = "archiver-"  # user metadata of that prefix is ours, and nobody else's affair
 SYNTHETIC = "trainedAlgorithmicMedia"  # IPTC DigitalSourceType
 _RANGE = re.compile(r"bytes=\s*(\d{0,19})-(\d{0,19})\s*", re.ASCII | re.IGNORECASE)
 
@@ -37,17 +37,16 @@ class Shown:
     @classmethod
     def of(cls, info: ObjectInfo) -> Shown:
         """From what the server knows of an object. Raises ValueError where its own marks make no sense."""
-        kind = info.metadata.get(f"{OURS}kind", "")
-        users = {name: value for name, value in info.metadata.items() if not name.startswith(OURS)}
+        kind, metadata = kind_of(info), users(info.metadata)
         if kind not in ("placeholder", "generated"):
             modified = datetime.fromtimestamp(info.modified_ns // 10**9, UTC)
-            return cls(info.etag, info.size, modified, info.headers, users)
+            return cls(info.etag, info.size, modified, info.headers, metadata)
         return cls(
             etag=info.metadata[f"{OURS}etag"].strip('"'),
             size=int(info.metadata[f"{OURS}length"]),
             modified=_moment(info.metadata[f"{OURS}modified"]),
             headers=info.headers,
-            metadata=users,
+            metadata=metadata,
             is_released=kind == "placeholder",
             is_generated=True,
         )
