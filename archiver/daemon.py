@@ -34,6 +34,7 @@ from archiver.lifecycle.reconcile import reconcile
 from archiver.lifecycle.site import Site, open_site
 from archiver.lifecycle.verify import verify
 from archiver.notify import Notifier
+from archiver.tiers.local import LocalTier
 from archiver.tiers.scan import scan
 from archiver.tiers.watch import Watcher
 
@@ -96,8 +97,8 @@ def _serve(site: Site, signals: _Signals, notifier: Notifier) -> None:
         resources.callback(scheduler.shutdown, wait=True)
         resources.callback(jobs.stop.set)  # runs before the shutdown: it waits for the job under way
         if site.settings.schedule.watch:
-            for tier in site.tiers.values():
-                resources.enter_context(jobs.watched(tier.name))
+            for tier in site.local_tiers:
+                resources.enter_context(jobs.watched(tier))
         scheduler.start()
         notifier.ready(f"watching {len(site.tiers)} tiers")
         _LOG.info("started", extra={"tiers": len(site.tiers)})
@@ -153,9 +154,9 @@ class _Jobs:
         return all(watcher.alive for watcher in self._watchers.values())
 
     @contextmanager
-    def watched(self, name: str) -> Iterator[None]:
+    def watched(self, tier: LocalTier) -> Iterator[None]:
         """Watch one tier; where that is not possible the periodic scan has to do."""
-        watcher = Watcher(self.site.catalog, self.site.tiers[name])
+        name, watcher = tier.name, Watcher(self.site.catalog, tier)
         try:
             watcher.start()
         except (ArchiverError, OSError) as error:

@@ -117,6 +117,7 @@ def demonstrate(
     config, settings = _configure(work.absolute(), photos)
 
     def listen(outcome: Outcome) -> None:
+        assert isinstance(outcome.path, Path)  # the only tier is a folder
         by_path[outcome.path].outcomes[outcome.act] = outcome
         listener(outcome)
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from archiver.config import SYSTEM_CONFIG, Settings, config_path, load
+from archiver.config import SYSTEM_CONFIG, S3TierSettings, Settings, config_path, load, parse
 from archiver.config_text import default_config
 from archiver.errors import ConfigExists, ConfigMissing, TierUnreachable
+from archiver.s3.address import ObjectUrl
+from archiver.s3.tier import S3Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,15 +24,17 @@ class Initialised:
     catalog: str
     vault: Path
     profile: str
-    tiers: tuple[tuple[str, Path], ...]
+    tiers: tuple[tuple[str, str], ...]
 
 
-def initialise(given: Path | None, roots: Sequence[Path], state: Path | None) -> Initialised:
-    """Write a configuration for the folders `roots` where there is none, then create what it names where that is
-    missing.
+def initialise(
+    given: Path | None, roots: Sequence[Path | ObjectUrl], state: Path | None, endpoint: str = ""
+) -> Initialised:
+    """Write a configuration for the folders and buckets `roots` where there is none, then create what it names where
+    that is missing.
 
     Safe to run again. Raises ConfigExists (folders were named, but there is a configuration already), ConfigMissing
-    (neither), OSError.
+    (neither), TierUnreachable, OSError.
     """
     config = _target(given)
     written = not config.exists()
@@ -38,7 +43,7 @@ def initialise(given: Path | None, roots: Sequence[Path], state: Path | None) ->
     if written:
         if not roots:
             raise ConfigMissing(path=config)
-        write_config(config, starting_config(roots, state or _default_state()))
+        write_config(config, starting_config(roots, state or _default_state(), endpoint))
     settings = load(config)
     create(settings)
     return Initialised(
@@ -47,7 +52,7 @@ def initialise(given: Path | None, roots: Sequence[Path], state: Path | None) ->
         catalog=settings.redacted_url,
         vault=settings.vault.path,
         profile=settings.model.profile,
-        tiers=tuple((tier.name, tier.path) for tier in settings.tier),
+        tiers=tuple((tier.name, tier.root) for tier in settings.tier),
     )
 
 
@@ -62,15 +67,23 @@ def create(settings: Settings) -> None:
     Vault(settings.vault.path).install_embedded()
 
 
-def starting_config(roots: Sequence[Path], state: Path) -> str:
-    """The text of a configuration with one tier a folder and one cautious rule.
+def starting_config(roots: Sequence[Path | ObjectUrl], state: Path, endpoint: str = "") -> str:
+    """The text of a configuration with one tier a folder or bucket, and one cautious rule.
 
-    Raises TierUnreachable for what is no folder, ConfigInvalid for folders that make no valid configuration.
+    Raises TierUnreachable for what is no folder and for a bucket that cannot be asked, ConfigInvalid for those that
+    make no valid configuration.
     """
+    places: list[Path | ObjectUrl] = []
     for root in roots:
-        if not root.is_dir():
+        if isinstance(root, Path) and not root.is_dir():
             raise TierUnreachable(tier=root.name, reason=f"{root} is not a folder")
-    return default_config(state.absolute(), [root.resolve() for root in roots])
+        places.append(root.resolve() if isinstance(root, Path) else root)
+    text = default_config(state.absolute(), places, endpoint)
+    for settings in parse(text, Path("the new configuration")).tier:
+        if isinstance(settings, S3TierSettings):
+            with closing(S3Tier(settings)) as tier:
+                tier.check()
+    return text
 
 
 def write_config(path: Path, text: str) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from archiver.catalog.quick import open_reader
 from archiver.catalog.rows import AuditRow, FileRow, HoldingRow, RecordRow, State, TierSummary
 from archiver.codec.fidelity import FidelityReport
 from archiver.codec.record import Record
-from archiver.config import Settings, TierSettings
+from archiver.config import Settings
 from archiver.errors import ArchiverError, NotInAnyTier, NotTracked
+from archiver.tiers.opening import open_tier
+from archiver.tiers.protocol import Tier, Where
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +42,7 @@ class TierStatus:
 class FileStatus:
     """Everything the catalog knows of one file."""
 
-    path: Path
+    path: Where
     tier: str
     file: FileRow
     record: RecordRow | None
@@ -56,7 +57,7 @@ class FileStatus:
 class FolderStatus:
     """How many files below a folder are in which state, and the bytes they show."""
 
-    path: Path
+    path: Where
     tier: str
     states: tuple[tuple[State, int, int], ...]
 
@@ -67,7 +68,7 @@ def tiers(settings: Settings) -> tuple[TierStatus, ...]:
         return tuple(_tier(summary) for summary in catalog.summary())
 
 
-def paths(settings: Settings, wanted: Sequence[Path]) -> Iterator[FileStatus | FolderStatus]:
+def paths(settings: Settings, wanted: Sequence[Where]) -> Iterator[FileStatus | FolderStatus]:
     """Files and folders, one by one. Raises NotInAnyTier, NotTracked."""
     with open_reader(settings.catalog_url) as catalog:
         ids = {row.name: row.id for row in catalog.tiers()}
@@ -89,14 +90,11 @@ def recalls(settings: Settings) -> Report:
     return report(settings.recall.desk_socket)
 
 
-def locate(settings: Settings, path: Path) -> tuple[TierSettings, str]:
+def locate(settings: Settings, path: Where) -> tuple[Tier, str]:
     """The tier a path lies in and the path within it; the last component may be gone or a link. Raises NotInAnyTier."""
-    absolute = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
-    for tier in settings.tier:
-        for root in (tier.path, tier.path.resolve()):
-            if absolute.is_relative_to(root):
-                relative = absolute.relative_to(root)
-                return tier, "" if relative == Path() else str(relative)
+    for tier in map(open_tier, settings.tier):
+        if (relative := tier.relative(path)) is not None:
+            return tier, relative
     raise NotInAnyTier(path=path)
 
 
@@ -111,10 +109,10 @@ def _tier(summary: TierSummary) -> TierStatus:
     )
 
 
-def _file(catalog: QuickCatalog | Catalog, tier: TierSettings, row: FileRow) -> FileStatus:
+def _file(catalog: QuickCatalog | Catalog, tier: Tier, row: FileRow) -> FileStatus:
     record = catalog.record(row.record_id) if row.record_id is not None else None
     return FileStatus(
-        path=tier.path / row.path,
+        path=tier.where(row.path),
         tier=tier.name,
         file=row,
         record=record,
@@ -141,7 +139,7 @@ def _fidelity(record: RecordRow | None) -> FidelityReport | None:
     return FidelityReport(semantic=record.semantic, label_bce=record.label_bce, colour=record.colour)
 
 
-def _folder(settings: Settings, tier: TierSettings, tier_id: int, relative: str, path: Path) -> FolderStatus:
+def _folder(settings: Settings, tier: Tier, tier_id: int, relative: str, path: Where) -> FolderStatus:
     """Counted row by row: only the tiers themselves have counters. Raises NotTracked."""
     from archiver.catalog.catalog import Catalog
 
@@ -153,7 +151,7 @@ def _folder(settings: Settings, tier: TierSettings, tier_id: int, relative: str,
             files[row.state] += 1
             sizes[row.state] += row.size
     states = tuple((state, files[state], sizes[state]) for state in State if files[state])
-    return FolderStatus(tier.path / relative, tier.name, states)
+    return FolderStatus(tier.where(relative), tier.name, states)
 
 
 def _moment(seconds: int | None) -> datetime | None:

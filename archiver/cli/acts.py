@@ -9,9 +9,9 @@ import click
 from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.reporter import report
 from archiver.cli.verb import VerbCommand
+from archiver.cli.where import where
 from archiver.lifecycle.site import open_site
-
-_PATHS = click.Path(path_type=Path)
+from archiver.tiers.protocol import Where
 
 
 @click.command(
@@ -20,6 +20,7 @@ _PATHS = click.Path(path_type=Path)
     archiver archive                          # what the rules call cold, in every tier
     archiver archive photos --limit 100       # one tier, at most 100 images
     archiver archive /srv/photos/2009         # this folder now, whatever its age
+    archiver archive s3://photos/2009         # the same in a bucket
     archiver archive --dry-run                # the same as archiver plan
     """,
 )
@@ -59,9 +60,9 @@ def archive(invocation: Invocation, targets: tuple[str, ...], limit: int | None,
     archiver recall /srv/photos/2009
     """,
 )
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_PATHS)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=where)
 @pass_invocation
-def recall(invocation: Invocation, paths: tuple[Path, ...]) -> int:
+def recall(invocation: Invocation, paths: tuple[Where, ...]) -> int:
     """Regenerate released images in place.
 
     Each gets its length, dimensions, metadata and times back and an image of the same meaning, labelled as synthetic.
@@ -80,7 +81,7 @@ def recall(invocation: Invocation, paths: tuple[Path, ...]) -> int:
     archiver undo /srv/photos/2009 --to /tmp/originals     # copies, nothing in the tier changes
     """,
 )
-@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=_PATHS)
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=where)
 @click.option(
     "--to",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
@@ -88,7 +89,7 @@ def recall(invocation: Invocation, paths: tuple[Path, ...]) -> int:
     help="Copy the originals there instead and leave the files as they are.",
 )
 @pass_invocation
-def undo(invocation: Invocation, paths: tuple[Path, ...], to: Path | None) -> int:
+def undo(invocation: Invocation, paths: tuple[Where, ...], to: Path | None) -> int:
     """Bring original bytes back within the grace period.
 
     The held original is checked against its hash and exchanged with the placeholder or the recalled image. A file
@@ -100,17 +101,18 @@ def undo(invocation: Invocation, paths: tuple[Path, ...], to: Path | None) -> in
         return report(invocation, "undoing", lambda listener, _stop: run(site, paths, to=to, listener=listener))
 
 
-def _targets(invocation: Invocation, targets: tuple[str, ...]) -> tuple[list[str] | None, list[Path] | None]:
+def _targets(invocation: Invocation, targets: tuple[str, ...]) -> tuple[list[str] | None, list[Where] | None]:
     """A bare word that names a tier is that tier; anything else is a path. Both at once are refused, and so is a word
     that could be meant either way.
     """
-    known = {tier.name: tier.path for tier in invocation.settings.tier}
+    known = {tier.name: tier for tier in invocation.settings.tier}
     names = [target for target in targets if target in known]
     for name in names:
         here = Path(name)
-        if here.exists() and here.resolve() != known[name].resolve():
+        tier = known[name]
+        if here.exists() and not (tier.kind == "local" and here.resolve() == tier.path.resolve()):
             raise click.UsageError(f"{name} is a tier, and something else here: write ./{name} for what is here")
-    paths = [Path(target) for target in targets if target not in known]
+    paths = [where(target) for target in targets if target not in known]
     if names and paths:
         raise click.UsageError(f"{paths[0]} is no tier: name tiers or paths, not both")
     return names or None, paths or None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import click
 
@@ -12,7 +11,9 @@ from archiver.catalog.rows import AuditRow
 from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Column, human_time
 from archiver.cli.verb import VerbCommand
+from archiver.cli.where import where
 from archiver.lifecycle.site import Site, open_site
+from archiver.tiers.protocol import Where
 from archiver.units import parse_duration
 
 
@@ -46,11 +47,11 @@ def _since(_context: click.Context, _parameter: click.Parameter, value: str | No
     archiver audit /srv/photos/rome.jpg         # all that was ever done to one file
     """,
 )
-@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.argument("path", required=False, type=where)
 @click.option("--since", callback=_since, metavar="SPAN", help="Only what happened within this time, as 12h or 7d.")
 @click.option("--limit", type=click.IntRange(min=0), default=50, show_default=True, metavar="N", help="0 for all.")
 @pass_invocation
-def audit(invocation: Invocation, path: Path | None, since: timedelta | None, limit: int) -> int:
+def audit(invocation: Invocation, path: Where | None, since: timedelta | None, limit: int) -> int:
     """List every act: what, when, by which rule.
 
     Newest first. Rows of the audit are only ever added.

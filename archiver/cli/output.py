@@ -25,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from archiver.errors import ArchiverError
+from archiver.s3.address import ObjectUrl
 
 # A pipe has no width: wide enough that no table is cut, since what reads it may be grep.
 _PIPE_WIDTH = 200
@@ -213,7 +214,7 @@ def jsonable(value: object) -> object:
             return jsonable_error(value)
         case bytes():
             return value.hex()
-        case PurePath():
+        case PurePath() | ObjectUrl():
             return str(value)
         case datetime():
             return value.astimezone(UTC).isoformat()

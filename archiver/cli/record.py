@@ -11,8 +11,10 @@ from archiver import formats
 from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Cell, Column, Output
 from archiver.cli.verb import VerbGroup
+from archiver.cli.where import where
 from archiver.codec.record import NO_PROFILE, Record, Scheme
 from archiver.errors import NoRecord
+from archiver.tiers.protocol import Where
 from archiver.units import about_size
 
 _NAMES = {formats.Kind.PLACEHOLDER: "placeholder", formats.Kind.GENERATED: "generated image"}
@@ -30,7 +32,7 @@ class Part:
 class Shown:
     """A record as it is printed. `metadata_bytes`: the file's own metadata, kept beside the record."""
 
-    path: Path
+    path: Where
     found_in: str
     record: Record
     parts: tuple[Part, ...]
@@ -46,16 +48,15 @@ def record() -> None:
 
 
 @record.command(example="archiver record show /srv/photos/rome.jpg")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=where)
 @pass_invocation
-def show(invocation: Invocation, file: Path) -> int:
+def show(invocation: Invocation, file: Where) -> int:
     """Show a record field by field, with the bytes of every part.
 
     Reads it from the placeholder or the generated image itself, wherever that lies, with no catalog; for a recorded
-    file, whose original is in
-    place, from the catalog.
+    file, whose original is in place, and for an object of a bucket from the catalog.
     """
-    shown = _from_file(file) or _from_catalog(invocation, file)
+    shown = (_from_file(file) if isinstance(file, Path) else None) or _from_catalog(invocation, file)
     invocation.output.json(shown, "record")
     if not invocation.as_json:
         _print(invocation.output, shown)
@@ -72,7 +73,7 @@ def _from_file(path: Path) -> Shown | None:
     return _shown(path, f"the {_NAMES[envelope.kind]} itself", envelope.record, kept, envelope.source)
 
 
-def _from_catalog(invocation: Invocation, path: Path) -> Shown:
+def _from_catalog(invocation: Invocation, path: Where) -> Shown:
     """Raises NotInAnyTier, NoRecord."""
     from archiver.lifecycle.site import open_site
 
@@ -85,7 +86,7 @@ def _from_catalog(invocation: Invocation, path: Path) -> Shown:
         return _shown(path, "the catalog", site.catalog.record(row.record_id).payload, len(metadata or b""), None)
 
 
-def _shown(path: Path, found_in: str, payload: bytes, metadata: int, source: formats.SourceFacts | None) -> Shown:
+def _shown(path: Where, found_in: str, payload: bytes, metadata: int, source: formats.SourceFacts | None) -> Shown:
     record = Record.from_bytes(payload)
     parts = [Part(section.kind.name.lower().replace("_", " "), len(section.payload)) for section in record.sections]
     rest = len(payload) - sum(part.bytes for part in parts)

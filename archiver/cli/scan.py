@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +15,7 @@ from archiver.catalog.rows import State
 from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible, pass_invocation
 from archiver.cli.output import Column, Output, printable
 from archiver.cli.verb import VerbCommand
+from archiver.cli.where import where
 from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, PlanCostsMore, TierUnknown
 from archiver.lifecycle import plan as planning
 from archiver.lifecycle.plan import Explanation, PlannedAct, PlanSummary
@@ -113,10 +113,10 @@ def chosen(site: Site, tiers: Sequence[str]) -> list[str]:
     """,
 )
 @click.argument("tiers", metavar="[TIER]...", nargs=-1)
-@click.option("--explain", type=click.Path(path_type=Path), metavar="FILE", help="Hold every rule against one file.")
+@click.option("--explain", type=where, metavar="FILE", help="Hold every rule against one file.")
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Plan for N images.")
 @pass_invocation
-def plan(invocation: Invocation, tiers: tuple[str, ...], explain: Path | None, limit: int | None) -> int:
+def plan(invocation: Invocation, tiers: tuple[str, ...], explain: Where | None, limit: int | None) -> int:
     """Show what would be archived, why, and what it would save.
 
     Changes nothing. This is what `archiver archive` would start with now, coldest images first; whether each passes
@@ -141,7 +141,7 @@ class Planned:
 
 
 def show_plan(
-    invocation: Invocation, tiers: Sequence[str] | None, paths: Sequence[Path] | None, limit: int | None
+    invocation: Invocation, tiers: Sequence[str] | None, paths: Sequence[Where] | None, limit: int | None
 ) -> int:
     """Print the plan for tiers, or for paths named by hand."""
     now = datetime.now(UTC)
@@ -291,7 +291,7 @@ def _print_skipped(output: Output, skipped: Counter[Why]) -> None:
     )
 
 
-def _explain(invocation: Invocation, path: Path) -> int:
+def _explain(invocation: Invocation, path: Where) -> int:
     output = invocation.output
     with open_site(invocation.settings, readonly=True) as site:
         located = site.locate(path)
@@ -302,7 +302,7 @@ def _explain(invocation: Invocation, path: Path) -> int:
     return EXIT_OK
 
 
-def _print_explanation(output: Output, path: Path, found: Explanation) -> None:
+def _print_explanation(output: Output, path: Where, found: Explanation) -> None:
     decision = found.decision
     by = f" by rule {decision.rule.name}" if decision.rule else ""
     output.facts(

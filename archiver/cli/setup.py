@@ -12,7 +12,9 @@ import click
 from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Column
 from archiver.cli.verb import VerbCommand, VerbGroup
+from archiver.cli.where import where
 from archiver.errors import ConfigInvalid
+from archiver.tiers.protocol import Where
 from archiver.units import format_duration
 
 
@@ -21,9 +23,11 @@ from archiver.units import format_duration
     example="""
     archiver init /srv/photos
     archiver --config ~/archiver.toml init ~/Pictures --state ~/.archiver
+    archiver init s3://family-photos/phones --endpoint https://s3.example:8333
     """,
 )
-@click.argument("folders", metavar="[DIR]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("folders", metavar="[DIR]...", nargs=-1, type=where)
+@click.option("--endpoint", default="", metavar="URL", help="The server of the buckets among them (default: AWS).")
 @click.option(
     "--state",
     type=click.Path(file_okay=False, path_type=Path),
@@ -31,15 +35,16 @@ from archiver.units import format_duration
     help="Where catalog and vault go (default: /var/lib/archiver for root, ~/.local/share/archiver for others).",
 )
 @pass_invocation
-def init(invocation: Invocation, folders: tuple[Path, ...], state: Path | None) -> int:
+def init(invocation: Invocation, folders: tuple[Where, ...], endpoint: str, state: Path | None) -> int:
     """Write a configuration, create the catalog and the vault.
 
-    One tier for each DIR, and one cautious rule: images not opened for 180 days, originals kept for 30 more. Nothing
-    is archived. Without a DIR the configuration must exist already, and what it names is created. Safe to run again.
+    One tier for each DIR (or s3://bucket/prefix), and one cautious rule: images not opened for 180 days, originals kept
+    for 30 more. Nothing is archived. Without a DIR the configuration must exist already, and what it names is created.
+    Safe to run again.
     """
     from archiver.setup import initialise
 
-    made = initialise(invocation.config, folders, state)
+    made = initialise(invocation.config, folders, state, endpoint)
     output = invocation.output
     output.json(made)
     output.facts(
@@ -47,7 +52,7 @@ def init(invocation: Invocation, folders: tuple[Path, ...], state: Path | None) 
             ("configuration", f"{made.config}{'' if made.config_written else ' (was there)'}"),
             ("catalog", made.catalog),
             ("vault", f"{made.vault} (profile {made.profile})"),
-            *((f"tier {name}", str(path)) for name, path in made.tiers),
+            *((f"tier {name}", root) for name, root in made.tiers),
         ]
     )
     output.text()
@@ -69,7 +74,7 @@ class _Checked:
     path: Path
     valid: bool
     problems: tuple[str, ...]
-    tiers: tuple[tuple[str, Path], ...]
+    tiers: tuple[tuple[str, str], ...]
 
 
 @config.command(example="archiver config check")
@@ -87,10 +92,11 @@ def check(invocation: Invocation) -> int:
         for problem in error.problems:
             output.text(f"{invocation.config_path}: {problem}")
         return error.exit_code
-    tiers = tuple((tier.name, tier.path) for tier in settings.tier)
+    tiers = tuple((tier.name, tier.root) for tier in settings.tier)
     output.json(_Checked(invocation.config_path, True, (), tiers))
     output.text(f"{invocation.config_path} is valid: {len(settings.tier)} tier(s), {len(settings.rule)} rule(s).")
-    rows = [(name, str(path), "" if path.is_dir() else "not there") for name, path in tiers]
+    missing = {tier.name for tier in settings.tier if tier.kind == "local" and not tier.path.is_dir()}
+    rows = [(name, root, "not there" if name in missing else "") for name, root in tiers]
     output.table([Column("tier"), Column("folder"), Column("")], rows)
     return 0
 

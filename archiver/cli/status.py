@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -12,7 +11,9 @@ from archiver.catalog.rows import AuditRow, State
 from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Cell, Column, Output, human_time, printable
 from archiver.cli.verb import VerbCommand
+from archiver.cli.where import where
 from archiver.errors import EXIT_OK
+from archiver.tiers.protocol import Where
 from archiver.units import about_duration, about_size
 
 if TYPE_CHECKING:
@@ -38,10 +39,10 @@ _STANDS = {
     archiver status --json | jq '.tiers[].given_back'
     """,
 )
-@click.argument("paths", metavar="[PATH]...", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("paths", metavar="[PATH]...", nargs=-1, type=where)
 @click.option("--recalls", is_flag=True, help="Show who reads released files now and did within the hour.")
 @pass_invocation
-def status(invocation: Invocation, paths: tuple[Path, ...], recalls: bool) -> int:
+def status(invocation: Invocation, paths: tuple[Where, ...], recalls: bool) -> int:
     """Show tiers and their states, or everything about files.
 
     Without a path it reads counters, however many files there are. Of a file it tells state, record, fidelity, policy

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 from archiver.access.client import RecallClient
 from archiver.catalog import Catalog
 from archiver.catalog.rows import FileRow, State
-from archiver.config import LocalTierSettings, Settings, TierSettings
+from archiver.config import Settings
 from archiver.errors import NotInAnyTier, NotTracked, RecallUnreachable
 from archiver.formats import Limits
 from archiver.models.vault import Vault
 from archiver.tiers.local import LocalTier
+from archiver.tiers.opening import open_tier
 from archiver.tiers.protocol import Tier, Where
 
 if TYPE_CHECKING:
@@ -151,15 +152,6 @@ def open_site(settings: Settings, *, readonly: bool = False) -> Iterator[Site]:
             site.close()
             for tier in tiers.values():
                 tier.close()
-
-
-def open_tier(settings: TierSettings) -> Tier:
-    """The tier of some settings; nothing is opened before it is used. Raises ObjectsNotInstalled."""
-    if isinstance(settings, LocalTierSettings):
-        return LocalTier(settings)
-    from archiver.s3.tier import S3Tier
-
-    return S3Tier(settings)
 
 
 def _keeper(site: Site, tier: Tier) -> Keeper:

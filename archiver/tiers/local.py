@@ -122,12 +122,12 @@ class LocalTier:
         if not isinstance(where, Path):
             return None
         # The last component stays as it is: a symbolic link is not the file it points to.
-        absolute = where.parent.resolve() / where.name if where.name else where.resolve()
-        root = self.root.resolve()  # the administrator's path may lead through a symbolic link
-        if not absolute.is_relative_to(root):
-            return None
-        relative = absolute.relative_to(root)
-        return "" if relative == Path() else str(relative)
+        absolute = where.parent.resolve() / where.name if where.name not in ("", "..") else where.resolve()
+        for root in (self.root, self.root.resolve()):  # the administrator's path may lead through a symbolic link
+            if absolute.is_relative_to(root):
+                relative = absolute.relative_to(root)
+                return "" if relative == Path() else str(relative)
+        return None
 
     # -- reachability --------------------------------------------------------------------------------------------------
 
