@@ -19,6 +19,7 @@ from archiver.units import about_duration
 
 if TYPE_CHECKING:
     from archiver.lifecycle.plan import PlannedAct, PlanSummary
+    from archiver.s3.objects import ObjectInfo
     from archiver.tiers.protocol import Tier
 
 
@@ -48,6 +49,11 @@ class Purse:
     def require(self, act: PlannedAct, path: object) -> None:
         """Refuse an act that does not pay. Raises CostsMore."""
         self.terms.require_worth(self._priced(act), path)
+
+    def require_release(self, info: ObjectInfo, after: int, path: object) -> None:
+        """Refuse the release of a recorded object, its true class and age at hand. Raises CostsMore, PriceUnknown."""
+        age = age_of(info.modified_ns, self._now)
+        self.terms.require_worth(Priced(info.size, after, age, info.storage_class, is_recorded=True), path)
 
     def judge(self, summary: PlanSummary) -> None:
         """Refuse a plan, all of which was read: its records cost more than its releases save, or no release paid.

@@ -33,6 +33,7 @@ from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.keeper import Releasing
 from archiver.lifecycle.outcome import Outcome, Result, attempt
 from archiver.lifecycle.placeholder import placeholder_head, source_facts
+from archiver.lifecycle.worth import Purse
 from archiver.s3 import placing
 from archiver.s3.caring import expire_object
 from archiver.s3.ground import Body, Ground, version_of
@@ -99,6 +100,8 @@ def _of_original(ground: Ground, item: Releasing) -> _Ready:
         head = formats.placed_behind(head, packed)
     if len(head) >= row.size:
         raise NothingSaved(after=len(head), before=row.size)
+    if (purse := Purse.of(ground.tier, site.settings)) is not None:
+        purse.require_release(info, len(head), ground.tier.url(row.path))
     _read_back(ground, row, head, record)
     marks = Marks.of_original("placeholder", info, record.sha256, ground.held.reference(info))
     wears = marked(ground.dressing(info), marks)
