@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from archiver.config import CatalogSettings, LocalTierSettings, S3TierSettings, Section, Settings, parse
 from archiver.config_problems import sections_in
 from archiver.errors import ConfigInvalid
+from archiver.s3.address import ObjectUrl
 from archiver.units import format_duration, format_size, parse_size
 
 
@@ -46,10 +47,11 @@ def is_repeated(section: Section | type[Section], name: str) -> bool:
     return get_origin(annotation) is tuple and bool(sections_in(annotation))
 
 
-def default_config(data_dir: Path, tiers: Sequence[Path]) -> str:
+def default_config(data_dir: Path, tiers: Sequence[Path | ObjectUrl], endpoint: str = "") -> str:
     """The short configuration that `archiver init` writes: catalog and vault below `data_dir`, one rule for every tier.
 
-    Raises ConfigInvalid where these folders make no valid configuration: relative, overlapping, or not UTF-8.
+    Buckets are those of the server at `endpoint`, "" for AWS. Raises ConfigInvalid where these folders and buckets make
+    no valid configuration: relative, overlapping, or not UTF-8.
     """
     from sqlalchemy.engine import URL  # costs a quarter of a second, which commands without a catalog should not pay
 
@@ -58,10 +60,7 @@ def default_config(data_dir: Path, tiers: Sequence[Path]) -> str:
     text = _NEW.format(
         url=_quoted(url),
         vault=_quoted(str(data_dir / "vault")),
-        tiers="\n".join(
-            f"[[tier]]\nname = {_quoted(name)}\npath = {_quoted(str(path))}\n"
-            for name, path in zip(names, tiers, strict=True)
-        ),
+        tiers="\n".join(_new_tier(name, place, endpoint) for name, place in zip(names, tiers, strict=True)),
     )
     parse(text, Path("the new configuration"))
     return text
@@ -93,6 +92,9 @@ def advice(settings: Settings, path: Path) -> Iterator[str]:
     for key in (settings.decoder.token_file, settings.decoder.key_file):
         if key is not None and key.exists() and key.stat().st_mode & 0o077:
             yield f"{key} lets whoever reads it decode, or pose as the decoder, and others may read it: chmod 600"
+    for key in (settings.gateway.keys_file, settings.gateway.token_file, settings.gateway.key_file):
+        if key is not None and key.exists() and key.stat().st_mode & 0o077:
+            yield f"{key} lets whoever reads it read every bucket, or pose as the gateway, and others may: chmod 600"
     for tier in settings.tier:
         if isinstance(tier, S3TierSettings) and tier.endpoint.startswith("http://"):
             yield f"tier {tier.name!r}: {tier.endpoint}: images travel in the clear"
@@ -154,11 +156,26 @@ def _quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _tier_names(paths: Sequence[Path]) -> list[str]:
-    """A short distinct name for each folder, from its own name."""
+def _new_tier(name: str, place: Path | ObjectUrl, endpoint: str) -> str:
+    if isinstance(place, Path):
+        given = {"path": str(place)}
+    else:
+        given = {"kind": "s3", "bucket": place.bucket, "prefix": place.key, "endpoint": endpoint}
+    keys = {"name": name} | {key: value for key, value in given.items() if value}
+    return "[[tier]]\n" + "".join(f"{key} = {_quoted(value)}\n" for key, value in keys.items())
+
+
+def _own_name(place: Path | ObjectUrl) -> str:
+    if isinstance(place, Path):
+        return place.name
+    return place.key.rstrip("/").rpartition("/")[2] or place.bucket
+
+
+def _tier_names(places: Sequence[Path | ObjectUrl]) -> list[str]:
+    """A short distinct name for each folder or bucket, from its own name."""
     names: list[str] = []
-    for path in paths:
-        base = re.sub(r"[^a-z0-9]+", "-", path.name.lower()).strip("-")[:48] or "photos"
+    for place in places:
+        base = re.sub(r"[^a-z0-9]+", "-", _own_name(place).lower()).strip("-")[:48] or "photos"
         name, count = base, 2
         while name in names:
             name, count = f"{base}-{count}", count + 1

@@ -18,9 +18,10 @@ from archiver.access import fanotify
 from archiver.access.client import RecallClient
 from archiver.access.protocol import How
 from archiver.catalog import Catalog
+from archiver.catalog.rows import TierRow
 from archiver.codec import lossless
 from archiver.codec.record import NO_PROFILE
-from archiver.config import Settings, load
+from archiver.config import LocalTierSettings, Settings, TierSettings, load
 from archiver.decoder import status as decoder_status
 from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, SystemRefused, from_os_error
 from archiver.lifecycle import journal
@@ -84,7 +85,7 @@ def examine(config: Path) -> Report:
         ("archiver-recall", lambda: _recall_service(settings)),
     ]
     for tier in settings.tier:
-        parts.append((f"tier {tier.name}", lambda tier=tier: _tier(settings, LocalTier(tier))))  # type: ignore[misc]
+        parts.append((f"tier {tier.name}", lambda tier=tier: _tier(settings, tier)))  # type: ignore[misc]
     return Report(tuple(check for name, part in parts for check in _guarded(name, part)))
 
 
@@ -250,11 +251,20 @@ def _database_file(path: Path) -> Iterator[Check]:
 # -- tiers -------------------------------------------------------------------------------------------------------------
 
 
-def _tier(settings: Settings, tier: LocalTier) -> Iterator[Check]:
+def _tier(settings: Settings, tier: TierSettings) -> Iterator[Check]:
+    with Catalog.open(settings.catalog_url) as catalog:
+        row = next((row for row in catalog.tiers() if row.name == tier.name), None)
+    if isinstance(tier, LocalTierSettings):
+        yield from _folder(settings, LocalTier(tier), row)
+    else:
+        from archiver.s3.checkup import look_at
+
+        yield from look_at(tier, row)
+
+
+def _folder(settings: Settings, tier: LocalTier, row: TierRow | None) -> Iterator[Check]:
     subject = f"tier {tier.name}"
     try:
-        with Catalog.open(settings.catalog_url) as catalog:
-            row = next((row for row in catalog.tiers() if row.name == tier.name), None)
         tier.expect(row.identity if row else None)
         tier.check()
         yield _space(subject, settings, tier)
