@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from archiver.config import CatalogSettings, LocalTierSettings, S3TierSettings, Section, Settings, parse
+from archiver.config import CatalogSettings, S3TierSettings, Section, Settings, TierSettings, parse
 from archiver.config_problems import sections_in
 from archiver.errors import ConfigInvalid
 from archiver.s3.address import ObjectUrl
@@ -79,10 +79,7 @@ def advice(settings: Settings, path: Path) -> Iterator[str]:
     if not settings.tier:
         yield "no [[tier]]: nothing is watched"
     for tier in settings.tier:
-        if not any(rule.action != "keep" for rule in settings.rule if not rule.tiers or tier.name in rule.tiers):
-            yield f"tier {tier.name!r}: no rule releases or records anything on it"
-        if isinstance(tier, LocalTierSettings) and not tier.path.is_dir():
-            yield f"tier {tier.name!r}: {tier.path} is not a folder now; until it is there the tier is unreachable"
+        yield from (f"tier {tier.name!r}: {sentence}" for sentence in _tier_advice(settings, tier))
     if settings.release.grace == timedelta(0):
         yield "release.grace is 0s: an original is gone the moment it is released, beyond `archiver undo`"
     secret = settings.catalog.url_file or path
@@ -95,11 +92,21 @@ def advice(settings: Settings, path: Path) -> Iterator[str]:
     for key in (settings.gateway.keys_file, settings.gateway.token_file, settings.gateway.key_file):
         if key is not None and key.exists() and key.stat().st_mode & 0o077:
             yield f"{key} lets whoever reads it read every bucket, or pose as the gateway, and others may: chmod 600"
-    for tier in settings.tier:
-        if isinstance(tier, S3TierSettings) and tier.endpoint.startswith("http://"):
-            yield f"tier {tier.name!r}: {tier.endpoint}: images travel in the clear"
     if (settings.decoder.url or "").startswith("http://"):
         yield f"{settings.decoder.url}: token, records and pictures travel in the clear"
+
+
+def _tier_advice(settings: Settings, tier: TierSettings) -> Iterator[str]:
+    if not any(rule.action != "keep" for rule in settings.rule if not rule.tiers or tier.name in rule.tiers):
+        yield "no rule releases or records anything on it"
+    if isinstance(tier, S3TierSettings):
+        if tier.endpoint.startswith("http://"):
+            yield f"{tier.endpoint}: images travel in the clear"
+        file = tier.credentials_file
+        if file is not None and file.exists() and file.stat().st_mode & 0o077:
+            yield f"{file} holds the key to the bucket and others may read it: chmod 600"
+    elif not tier.path.is_dir():
+        yield f"{tier.path} is not a folder now; until it is there the tier is unreachable"
 
 
 def _catalog_keys(settings: Settings) -> Iterator[str]:
