@@ -11,18 +11,18 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from archiver.models.hub.recipes import Pin, find_recipe, read_recipe
+from archiver.models.hub.recipes import Pin, Recipe, find_recipe, read_recipe
 
 LONG_SIDE = 128
 CROSS, EMBEDDING, WORDS = 32, 32, 150
 
 
-def _random(network: Any, seed: int) -> Any:
+def _random(network: Any, seed: int, spread: float = 0.05) -> Any:
     """Every layer says something: those that start at zero would hide what they are told."""
     generator = torch.Generator().manual_seed(seed)
     for tensor in network.state_dict().values():
         if tensor.is_floating_point() and (tensor == tensor.flatten()[0]).all():
-            tensor.add_(torch.randn(tensor.shape, generator=generator) * 0.05)
+            tensor.add_(torch.randn(tensor.shape, generator=generator) * spread)
     return network.eval()
 
 
@@ -136,7 +136,7 @@ def save_lora(path: Path, network: nn.Module) -> None:
     save_file(tensors, path)
 
 
-def save_repository(folder: Path, recipe_name: str, seed: int = 0) -> Path:
+def save_repository(folder: Path, recipe_name: str, seed: int = 0, *, with_encoder: bool = True) -> Path:
     """The components of a packaged recipe, small and random, and their recipe, which names them in one repository."""
     from diffusers import ControlNetModel, DDIMScheduler
 
@@ -144,10 +144,15 @@ def save_repository(folder: Path, recipe_name: str, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         denoiser = _random(unet(by_class=by_class), seed)
-        networks = {"unet": denoiser, "vae": vae(), "text_encoder": text_encoder(), "image_encoder": image_encoder()}
+        networks = {"unet": denoiser, "vae": vae(), "text_encoder": text_encoder()}
+        if with_encoder:
+            networks["image_encoder"] = image_encoder()
         if not by_class:
             save_ip_adapter(folder / "ip_adapter" / "ip-adapter.safetensors", denoiser)
-            networks |= {"controlnet": ControlNetModel.from_unet(denoiser), "segmenter": segmenter()}
+            networks |= {
+                "controlnet": _random(ControlNetModel.from_unet(denoiser), seed + 2, 0.5),
+                "segmenter": segmenter(),
+            }
         for name, network in networks.items():
             _random(network, seed + 1).save_pretrained(folder / name, safe_serialization=True)
     if recipe_name.endswith("tcd"):
@@ -166,6 +171,7 @@ def _save_recipe(folder: Path, recipe_name: str) -> Path:
     """The packaged recipe over the small networks: another size, another text encoder's tokens, other files."""
     text = find_recipe(recipe_name).text
     text = re.sub(r"long_side = \d+", f"long_side = {LONG_SIDE}", text[: text.index("[[files]]")])
+    text = text.replace("steps = 20", "steps = 3")  # a test's time is in them
     text = re.sub(r"prompt = \{.*\}", "prompt = { begin = 1, end = 2, fill = 2, length = 77 }", text)
     names = sorted(
         path.relative_to(folder).as_posix()
@@ -179,12 +185,17 @@ def _save_recipe(folder: Path, recipe_name: str) -> Path:
     return recipe
 
 
-def save_profile(folder: Path, recipe_name: str, seed: int = 0) -> Path:
+def save_profile(folder: Path, recipe_name: str, seed: int = 0, *, with_encoder: bool = True) -> Path:
     """The same, pinned as if it had been pulled: what `archiver models import` takes."""
-    recipe = read_recipe(save_repository(folder, recipe_name, seed))
-    pins = {}
+    recipe = read_recipe(save_repository(folder, recipe_name, seed, with_encoder=with_encoder))
+    (folder / "profile.toml").write_text(recipe.pinned(pins(folder, recipe)))
+    return folder
+
+
+def pins(folder: Path, recipe: Recipe) -> dict[str, Pin]:
+    """What lies in a folder, as a pull would write it down."""
+    found = {}
     for source in recipe.sources:
         data = (folder / source.name).read_bytes()
-        pins[source.name] = Pin("0" * 40, hashlib.sha256(data).hexdigest(), len(data))
-    (folder / "profile.toml").write_text(recipe.pinned(pins))
-    return folder
+        found[source.name] = Pin("0" * 40, hashlib.sha256(data).hexdigest(), len(data))
+    return found
