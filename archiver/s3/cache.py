@@ -17,10 +17,10 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 from uuid import uuid4
 
 from archiver.errors import CacheTaken, from_os_error
@@ -30,6 +30,13 @@ _HEAD = struct.Struct(">4s32sQ")
 _MAGIC = b"ARGC"
 _NAME = re.compile(r"[0-9a-f]{64}")
 _UNFINISHED = ".new"
+
+
+class Kept(NamedTuple):
+    """An image: its bytes, and a file that stands at its beginning."""
+
+    size: int
+    file: BinaryIO
 
 
 class ImageCache:
@@ -71,27 +78,26 @@ class ImageCache:
         """Bytes on disk."""
         return self._used
 
-    def get(self, key: str) -> bytes | None:
-        """The image of a key, its hash compared; None where there is none, or it is damaged."""
+    def get(self, key: str) -> Kept | None:
+        """The image of a key, its hash compared; None where there is none, or it is damaged. Close its file."""
         path = self._path(key)
         try:
-            with path.open("rb") as file:
-                image = _checked(file)
-                if image is not None:
-                    now = self._clock()
-                    os.utime(file.fileno(), ns=(now, now))  # how a later start knows what was used last
+            kept = _checked(path)
+            if kept is not None:
+                now = self._clock()
+                os.utime(kept.file.fileno(), ns=(now, now))  # how a later start knows what was used last
         except FileNotFoundError:
             return None
         except OSError as error:
             _LOG.warning("%s cannot be read: %s", path, error.strerror)
-            image = None
+            kept = None
         with self._lock:
-            if image is None:
+            if kept is None:
                 _LOG.warning("%s is damaged: it will be generated again", path)
                 self._drop(key)
             elif key in self._sizes:
                 self._sizes.move_to_end(key)
-        return image
+        return kept
 
     def put(self, key: str, image: bytes) -> bool:
         """Keep an image, and let those go that were unused for longest; False where it cannot be kept.
@@ -156,13 +162,18 @@ class ImageCache:
             self._held = None
 
 
-def _checked(file: BinaryIO) -> bytes | None:
+def _checked(path: Path) -> Kept | None:
     """The image in a file of the cache; None where it is not what was written there. Raises OSError."""
-    head = file.read(_HEAD.size)
-    if len(head) < _HEAD.size:
-        return None
-    magic, digest, length = _HEAD.unpack(head)
-    if magic != _MAGIC or length != os.fstat(file.fileno()).st_size - _HEAD.size:
-        return None
-    image = file.read(length)
-    return image if hashlib.sha256(image).digest() == digest else None
+    with ExitStack() as opened:
+        file = opened.enter_context(path.open("rb"))
+        head = file.read(_HEAD.size)
+        if len(head) < _HEAD.size:
+            return None
+        magic, digest, length = _HEAD.unpack(head)
+        if magic != _MAGIC or length != os.fstat(file.fileno()).st_size - _HEAD.size:
+            return None
+        if hashlib.file_digest(file, "sha256").digest() != digest:
+            return None
+        file.seek(_HEAD.size)
+        opened.pop_all()
+        return Kept(length, file)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -43,7 +44,7 @@ from archiver.s3.browse import Page, list_objects, located
 from archiver.s3.cache import ImageCache
 from archiver.s3.finding import Finder, Found
 from archiver.s3.regenerate import RETRY, Images, cache_key
-from archiver.s3.sending import Body, Streamed
+from archiver.s3.sending import Streamed
 from archiver.s3.shown import Shown, Wanted, header_value, wanted
 from archiver.s3.signing import Asked, Guard
 from archiver.s3.tier import S3Tier
@@ -175,7 +176,11 @@ class Gateway:
         return Response(listing, media_type=XML)
 
     async def _look(self, tier: S3Tier, key: str) -> Shown:
-        return Shown.of(await self._in_pool(tier.store.head, key))
+        info = await self._in_pool(tier.store.head, key)
+        try:
+            return Shown.of(info)
+        except (KeyError, ValueError):
+            return Shown.plain(info)  # one damaged object does not spoil the list of all
 
     # -- objects -------------------------------------------------------------------------------------------------------
 
@@ -191,22 +196,24 @@ class Gateway:
         if asked.method == "HEAD":
             return Response(status_code=part.status, headers=headers)
         self._accesses.note(tier.name, key)
+        if not part.length:
+            return Response(headers=headers)
         if found.placeholder is not None:
-            image = await self._image(str(tier.url(key)), found, found.placeholder)
-            return Body(part.of(image), part.status, headers)
-        stream = await self._stream(tier, key, found, part)
+            stream = await self._image(str(tier.url(key)), found, found.placeholder)
+            await self._in_pool(stream.seek, part.first, os.SEEK_CUR)
+        else:
+            stream = await self._stream(tier, key, found, part)
         return Streamed(stream, part.length, self._pool, part.status, headers)
 
-    async def _image(self, name: str, found: Found, placeholder: Callable[[], bytes]) -> bytes:
-        image = await self._images.get(cache_key(name, found.tag), name, placeholder)
-        if len(image) != found.shown.size:
+    async def _image(self, name: str, found: Found, placeholder: Callable[[], bytes]) -> BinaryIO:
+        size, file = await self._images.get(cache_key(name, found.tag), name, placeholder)
+        if size != found.shown.size:
+            file.close()
             raise Refusal("InternalError", "the image has not the length that the object says")
-        return image
+        return file
 
-    async def _stream(self, tier: S3Tier, key: str, found: Found, part: Wanted) -> BinaryIO | None:
-        """The bytes as they arrive; None where there are none to come."""
-        if not part.length:
-            return None
+    async def _stream(self, tier: S3Tier, key: str, found: Found, part: Wanted) -> BinaryIO:
+        """The bytes as they arrive from the bucket."""
         span = (part.first, part.last) if part.status == 206 else None
         _, stream = await self._in_pool(partial(tier.store.get, key, if_match=found.tag, range=span))
         return stream

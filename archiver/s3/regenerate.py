@@ -24,7 +24,7 @@ from archiver.errors import EnvelopeDamaged
 from archiver.formats import Kind
 from archiver.lifecycle.fill import Carried, image_of
 from archiver.s3.answers import Refusal
-from archiver.s3.cache import ImageCache
+from archiver.s3.cache import ImageCache, Kept
 
 _LOG = logging.getLogger("archiver.s3.gateway")
 RETRY = {"Retry-After": "2"}  # seconds
@@ -43,10 +43,11 @@ class Images:
         self._most = settings.concurrent + settings.waiting
         self._under_way: dict[str, asyncio.Task[bytes]] = {}
 
-    async def get(self, key: str, what: str, placeholder: Callable[[], bytes]) -> bytes:
+    async def get(self, key: str, what: str, placeholder: Callable[[], bytes]) -> Kept:
         """The image of a placeholder, which is only read where the cache does not have it. `what` is for the log.
 
-        Raises Refusal (SlowDown) where too many wait already or the deadline passes, and what generating raises.
+        Close its file. Raises Refusal (SlowDown) where too many wait already or the deadline passes, and what
+        generating raises.
         """
         kept = await self._in_pool(self._cache.get, key)
         if kept is not None:
@@ -61,7 +62,8 @@ class Images:
         try:
             async with asyncio.timeout(self._seconds):
                 # Shielded: a reader who goes away takes the image from nobody else, and the next one finds it made.
-                return await asyncio.shield(task)
+                image = await asyncio.shield(task)
+                return Kept(len(image), io.BytesIO(image))
         except TimeoutError:
             raise Refusal("SlowDown", "the image is not generated yet; try again", RETRY) from None
 
@@ -69,7 +71,8 @@ class Images:
         async with self._places:
             kept = await self._in_pool(self._cache.get, key)  # whoever was before may have made it meanwhile
             if kept is not None:
-                return kept
+                with kept.file:
+                    return await self._in_pool(kept.file.read)
             began = monotonic()
             data = await self._in_pool(placeholder)
             image = await self._in_pool(generate, self._engine, data, began + self._seconds)

@@ -35,18 +35,23 @@ class Shown:
     is_generated: bool = False
 
     @classmethod
+    def plain(cls, info: ObjectInfo) -> Shown:
+        """An object as it is."""
+        modified = datetime.fromtimestamp(info.modified_ns // 10**9, UTC)
+        return cls(info.etag, info.size, modified, info.headers, users(info.metadata))
+
+    @classmethod
     def of(cls, info: ObjectInfo) -> Shown:
         """From what the server knows of an object. Raises ValueError where its own marks make no sense."""
-        kind, metadata = kind_of(info), users(info.metadata)
+        kind = kind_of(info)
         if kind not in ("placeholder", "generated"):
-            modified = datetime.fromtimestamp(info.modified_ns // 10**9, UTC)
-            return cls(info.etag, info.size, modified, info.headers, metadata)
+            return cls.plain(info)
         return cls(
             etag=info.metadata[f"{OURS}etag"].strip('"'),
             size=int(info.metadata[f"{OURS}length"]),
             modified=_moment(info.metadata[f"{OURS}modified"]),
             headers=info.headers,
-            metadata=metadata,
+            metadata=users(info.metadata),
             is_released=kind == "placeholder",
             is_generated=True,
         )
@@ -98,10 +103,6 @@ class Wanted:
     def length(self) -> int:
         """Bytes of the body."""
         return self.last - self.first + 1
-
-    def of(self, whole: bytes) -> bytes:
-        """The part of a body that is at hand."""
-        return whole[self.first : self.last + 1]
 
 
 def wanted(asked: Asked, shown: Shown) -> Wanted:

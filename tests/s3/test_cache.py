@@ -22,6 +22,17 @@ def key(number: int) -> str:
     return sha256(str(number).encode()).hexdigest()
 
 
+def kept(cache: ImageCache, number: int) -> bytes | None:
+    """The image that the cache has."""
+    found = cache.get(key(number))
+    if found is None:
+        return None
+    with found.file as file:
+        body = file.read()
+    assert len(body) == found.size
+    return body
+
+
 def image(number: int, size: int = 1000) -> bytes:
     return bytes([number % 256]) * size
 
@@ -37,23 +48,23 @@ def on_disk(cache: ImageCache) -> int:
 
 
 def test_what_was_kept_comes_back_and_nothing_else_does(cache: ImageCache) -> None:
-    assert cache.get(key(1)) is None
+    assert kept(cache, 1) is None
     assert cache.put(key(1), image(1))
-    assert cache.get(key(1)) == image(1)
-    assert cache.get(key(2)) is None
+    assert kept(cache, 1) == image(1)
+    assert kept(cache, 2) is None
     assert cache.put(key(1), image(2))  # another process may have generated it, too
-    assert cache.get(key(1)) == image(2)
+    assert kept(cache, 1) == image(2)
 
 
 def test_the_limit_holds_and_what_was_unused_for_longest_goes_first(cache: ImageCache) -> None:
     for number in range(4):
         cache.put(key(number), image(number))
-    assert cache.get(key(0)) == image(0)
+    assert kept(cache, 0) == image(0)
     cache.put(key(4), image(4))
-    assert [cache.get(key(number)) is not None for number in range(5)] == [True, False, True, True, True]
+    assert [kept(cache, number) is not None for number in range(5)] == [True, False, True, True, True]
     assert cache.used == on_disk(cache) <= 5000
     assert not cache.put(key(5), image(5, 6000))
-    assert cache.get(key(4)) is not None
+    assert kept(cache, 4) is not None
 
 
 def test_a_restart_remembers_what_was_used_and_holds_a_smaller_limit(tmp_path: Path) -> None:
@@ -62,9 +73,9 @@ def test_a_restart_remembers_what_was_used_and_holds_a_smaller_limit(tmp_path: P
         for number in range(4):
             cache.put(key(number), image(number))
             os.utime(cache._path(key(number)), ns=(next(ticks),) * 2)
-        cache.get(key(0))
+        kept(cache, 0)
     with ImageCache(tmp_path, 2500) as cache:
-        assert [cache.get(key(number)) is not None for number in range(4)] == [True, False, False, True]
+        assert [kept(cache, number) is not None for number in range(4)] == [True, False, False, True]
         assert cache.used == on_disk(cache) <= 2500
 
 
@@ -84,15 +95,15 @@ def test_a_damaged_image_is_as_if_it_were_not_there(cache: ImageCache, damage: s
     file.unlink()
     if damage == "folder":
         file.mkdir()
-        assert cache.get(key(1)) is None
+        assert kept(cache, 1) is None
         assert not cache.put(key(1), image(1))
         return
     file.write_bytes(changed)
-    assert cache.get(key(1)) is None
+    assert kept(cache, 1) is None
     assert not file.exists()
     assert cache.used == 0
     assert cache.put(key(1), image(1))
-    assert cache.get(key(1)) == image(1)
+    assert kept(cache, 1) == image(1)
 
 
 def test_only_names_of_the_cache_reach_the_disk(cache: ImageCache) -> None:
@@ -116,8 +127,7 @@ def test_many_threads_never_see_half_an_image(cache: ImageCache) -> None:
     def work(number: int) -> None:
         for turn in range(30):
             wanted = (number + turn) % 8
-            found = cache.get(key(wanted))
-            assert found in (None, image(wanted))
+            assert kept(cache, wanted) in (None, image(wanted))
             cache.put(key(wanted), image(wanted))
 
     with ThreadPoolExecutor(8) as pool:
@@ -142,5 +152,5 @@ def test_a_process_killed_while_it_writes_leaves_only_whole_images(tmp_path: Pat
         process.send_signal(signal.SIGKILL)
     with ImageCache(tmp_path, 40_000_000) as cache:
         assert not list(tmp_path.glob("??/*.new"))
-        assert all(cache.get(key(n)) in (None, image(n, 3_000_000)) for n in range(8))
+        assert all(kept(cache, n) in (None, image(n, 3_000_000)) for n in range(8))
         assert cache.used == on_disk(cache)
