@@ -10,6 +10,8 @@ follows the neighbourhood's activity and what was seen in the same activity clas
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,6 +46,11 @@ def decode(payload: bytes) -> NDArray[np.uint8]:
 
     Raises RecordCorrupt.
     """
+    return _decoded(payload).copy()
+
+
+@lru_cache(maxsize=64)  # a trial decode and the release that follows it ask for the same, a few batches apart
+def _decoded(payload: bytes) -> NDArray[np.uint8]:
     reader = FieldReader(payload)
     rows, columns, luma_step, chroma_step = _read_head(reader)
     symbols = SymbolReader(reader.rest())

@@ -32,6 +32,7 @@ from archiver.errors import RecordCorrupt
 _LABEL_CELLS = (1, 2)  # label cells along the side of a latent cell
 _GREY = 128
 _LABEL_SCHEMES = (Scheme.SGC, Scheme.SESECO)
+_MAP_SCHEMES = (Scheme.SGC, Scheme.COCLICO, Scheme.LOSSLESS)
 # Cells of a colour map's long side: as in the papers, and for a network that was taught to take colours as a condition.
 _COLOUR_SIDE, _FINE_COLOUR_SIDE = 16, 32
 # That side at most, and steps of luma and chroma, finest first: the first that fits is taken.
@@ -191,7 +192,7 @@ def material(record: Record) -> Material:
     elif record.scheme in SUPPORTED:
         code = embedding.decode(record.section(SectionKind.EMBEDDING)).vector()
     match record.scheme:
-        case Scheme.SGC | Scheme.COCLICO | Scheme.LOSSLESS:
+        case scheme if scheme in _MAP_SCHEMES:
             return Material(code, labels, colour_map.decode(record.section(SectionKind.COLOUR_MAP)))
         case Scheme.G_COCLICO:
             return Material(code, labels, dct.decode(record.section(SectionKind.COLOUR_DCT)).picture())
@@ -217,8 +218,10 @@ def check(record: Record) -> None:
 def colour_preview(record: Record) -> NDArray[np.uint8] | None:
     """The colour map (rows, columns, 3) that a record holds, sRGB bytes; None where its scheme has none.
 
-    Raises RecordCorrupt.
+    Nothing else of it is decoded where that can be: every release asks for this. Raises RecordCorrupt.
     """
+    if record.scheme in _MAP_SCHEMES:
+        return colour_map.decode(record.section(SectionKind.COLOUR_MAP))
     return material(record).colours
 
 

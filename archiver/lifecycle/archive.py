@@ -3,8 +3,8 @@
     plan -> load (threads: open, hash, decode, shrink) -> encode, trial decode (the model)
          -> gate, commit, release (one thread)
 
-Each stage works on another batch at the same time, and no stage runs more than two batches ahead, so memory does not
-grow with the plan.
+Each stage works on other batches at the same time, the model on two, so that it has work while the last picture of a
+batch is waited for. No stage runs more than two batches ahead, so memory does not grow with the plan.
 """
 
 from __future__ import annotations
@@ -55,6 +55,7 @@ from archiver.lifecycle.site import Site
 from archiver.lifecycle.worth import Purse
 from archiver.tiers.protocol import Tier, Where
 
+_AHEAD = 2  # batches that a stage runs ahead of the next
 _PREVIEW_SIDE, _PREVIEW_MULTIPLE = 256, 16  # pixels that a lossless record's colour map is made from
 # However many files are opened at a time: decoding takes a processor and a whole picture's memory.
 _decoding = BoundedSemaphore(max(2, (os.cpu_count() or 2) - 1))
@@ -172,8 +173,10 @@ class _Run:
         self._telling = Lock()
         loaders = max((site.keeper(tier).loaders for tier in site.tiers.values()), default=1)
         self._loaders = ThreadPoolExecutor(loaders, "archive-load")
+        self._coders = ThreadPoolExecutor(2, "archive-code")
         self._finisher = ThreadPoolExecutor(1, "archive-finish")
         self._loading: deque[list[Future[Loaded | None]]] = deque()
+        self._coding: deque[Future[list[Encoded]]] = deque()
         self._finishing: deque[Future[None]] = deque()
         self._gathered: defaultdict[str, list[Releasing]] = defaultdict(list)  # by tier; the finisher's
 
@@ -184,26 +187,33 @@ class _Run:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._loaders.shutdown(cancel_futures=True)
+        self._coders.shutdown(cancel_futures=True)
         self._finisher.shutdown(cancel_futures=True)
 
     def submit(self, batch: list[Task]) -> None:
-        """Start loading one batch; once two are on their way, code the older one."""
+        """Start loading one batch, and move on what was loaded and coded before it."""
         self._loading.append([self._loaders.submit(self._load, task) for task in batch])
-        if len(self._loading) > 2:
-            self._code(self._loading.popleft())
+        self._move_on(_AHEAD)
 
     def drain(self) -> None:
         """Finish what was submitted, so that no file is left half way."""
-        while self._loading:
-            self._code(self._loading.popleft())
-        while self._finishing:
-            self._finishing.popleft().result()
+        self._move_on(0)
         for name in self._gathered:
             self._finisher.submit(self._let_go, self.site.tiers[name]).result()
 
     def refuse_plan(self, tier: Tier, error: PlanCostsMore) -> None:
         """A whole tier is left as it is."""
         self._tell(Outcome(tier.where(""), "archive", Result.REFUSED, error.message, error=error))
+
+    def _move_on(self, most: int) -> None:
+        """Hand batches to the next stage, oldest first, until no stage has more than `most`."""
+        while len(self._loading) > most:
+            self._coding.append(self._coders.submit(self._code, self._loading.popleft()))
+        while len(self._coding) > most:
+            if coded := self._coding.popleft().result():
+                self._finishing.append(self._finisher.submit(self._settle, coded))
+        while len(self._finishing) > most:
+            self._finishing.popleft().result()
 
     # -- stages --------------------------------------------------------------------------------------------------------
 
@@ -228,14 +238,10 @@ class _Run:
             self._tell(failed(task.path, "record", from_os_error(error, task.path)))
         return None
 
-    def _code(self, futures: list[Future[Loaded | None]]) -> None:
-        """Second stage, in the calling thread: the model."""
+    def _code(self, futures: list[Future[Loaded | None]]) -> list[Encoded]:
+        """Second stage, in a thread: the model."""
         loaded = [item for future in futures if (item := future.result()) is not None]
-        if not loaded:
-            return
-        self._finishing.append(self._finisher.submit(self._settle, self._climb(loaded)))
-        if len(self._finishing) > 2:
-            self._finishing.popleft().result()
+        return self._climb(loaded) if loaded else []
 
     def _climb(self, loaded: list[Loaded]) -> list[Encoded]:
         """Each file up the ladder, to the first scheme whose trial decode the gate lets pass."""

@@ -58,8 +58,15 @@ class LocalKeeper:
     def _release(self, item: Releasing) -> Outcome:
         if item.row.state is State.RECALLED:
             return rerelease(self._site, self._tier, item.row, item.rule)
-        fidelity, packed = item.fidelity, item.packed
-        return release(self._site, self._tier, item.row, item.rule, fidelity=fidelity, packed=packed)
+        return release(
+            self._site,
+            self._tier,
+            item.row,
+            item.rule,
+            fidelity=item.fidelity,
+            inspection=item.inspection,
+            packed=item.packed,
+        )
 
     @contextmanager
     def recalling(self, row: FileRow) -> Iterator[LocalPlaceholder]:

@@ -21,7 +21,7 @@ from archiver.errors import (
     Pinned,
     PlaceholderDamaged,
 )
-from archiver.formats import Kind
+from archiver.formats import Inspection, Kind
 from archiver.lifecycle import exact, reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.expire import expire_file
@@ -41,11 +41,13 @@ def release(
     rule: str,
     *,
     fidelity: FidelityReport | None = None,
+    inspection: Inspection | None = None,
     packed: bytes | None = None,
 ) -> Outcome:
     """Release one recorded file; its original is held for the grace period, or deleted at once where that is zero.
 
-    `packed`: of a lossless record, the original as `exact.pack` gave it; packed anew where it is not at hand.
+    `inspection`: what was found when it was recorded. `packed`: of a lossless record, the original as `exact.pack` gave
+    it. Both are made anew where they are not at hand.
     Raises an ArchiverError (the promise that forbids it, or what broke) or OSError; the file is then whole, as it was.
     """
     if row.state is not State.RECORDED or row.record_id is None:
@@ -54,9 +56,10 @@ def release(
     with hold(tier, row) as subject:
         _refuse_what_must_stay(site, subject, record_row)
         before = fileops.allocated_bytes(subject.fd)
-        with subject.reader() as file:
-            # Not decoded again: its record was made from bytes of the same hash, and those were decoded to their end.
-            inspection = formats.survey(file, site.limits)
+        if inspection is None:
+            with subject.reader() as file:
+                # Not decoded again: its record was made from bytes of the same hash, which were decoded to their end.
+                inspection = formats.survey(file, site.limits)
         head = placeholder_head(record_row, source_facts(row, inspection, record_row.sha256), inspection.metadata)
         if exact.is_exact(record_row.scheme):
             packed = packed or exact.pack(subject, inspection, record_row.sha256)
