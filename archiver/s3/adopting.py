@@ -20,11 +20,11 @@ from archiver.errors import ArchiverError, NothingHeld
 from archiver.formats import Envelope, Kind, Metadata
 from archiver.lifecycle.outcome import Outcome, Result, attempt, failed
 from archiver.lifecycle.rebuild import ADOPTABLE
-from archiver.s3.ground import Body, Ground
+from archiver.s3.ground import HEAD, Body, Ground
+from archiver.s3.held import owner_of
 from archiver.s3.marks import kind_of
 from archiver.s3.packs import Packed
 
-_HEAD = 64 << 10  # bytes: of what archiver wrote the envelope is in the first block, of what tools copied behind more
 _TOGETHER = 256  # objects that are looked at before the next page is asked for
 
 
@@ -75,6 +75,8 @@ def _held(ground: Ground, key: str, envelope: Envelope) -> Holding | None:
         found = ground.held.find(key, source.inode, source.sha256)
     except NothingHeld:
         return None
+    if (owner := owner_of(found) or key) != key and ground.head(owner) is not None:
+        return None  # it is a copy of a placeholder: the original stays with that
     expires = int(time.time() + ground.site.settings.release.grace.total_seconds())
     return Holding(held_name(source.inode, source.sha256), found.size, expires)
 
@@ -103,7 +105,7 @@ def _looked_at(ground: Ground, row: FileRow) -> Outcome:
     path = ground.tier.url(row.path)
 
     def look() -> Outcome:
-        info, stream = ground.store.get(row.path, range=(0, _HEAD - 1))
+        info, stream = ground.store.get(row.path, range=(0, HEAD - 1))
         with stream:
             carries = bool(kind_of(info)) or formats.read_envelope(BytesIO(stream.read())) is not None
         return adopt_object(ground, row) if carries else Outcome(path, "adopt", Result.SKIPPED)

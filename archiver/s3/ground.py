@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, BinaryIO
 from archiver import formats
 from archiver.catalog.rows import FileRow, Version
 from archiver.errors import ArchiverError, NothingHeld, ObjectChanged, ObjectMissing, PlaceholderDamaged
-from archiver.formats import Envelope, Kind, Metadata
+from archiver.formats import Envelope, Kind, Metadata, SourceFacts
 from archiver.s3.address import ObjectUrl
 from archiver.s3.held import HeldOriginals
 from archiver.s3.journal import Entry, Intent
-from archiver.s3.marks import kind_of
+from archiver.s3.marks import MarkedKind, from_facts, kind_of, marked, remarked
 from archiver.s3.objects import Dressing, ObjectInfo
 from archiver.s3.packs import Packs
 from archiver.s3.store import ObjectStore
@@ -24,6 +24,8 @@ from archiver.s3.tier import S3Tier
 
 if TYPE_CHECKING:
     from archiver.lifecycle.site import Site
+
+HEAD = 64 << 10  # bytes: where the envelope is in what archiver wrote, and in what tools made of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,12 @@ class Body:
         if envelope.kind is Kind.GENERATED and envelope.source.length != len(self.data):
             raise PlaceholderDamaged(path=self.path, problem="its length is not that of the original it stands for")
         return envelope, formats.read_metadata(self.reader())
+
+    def wears(self, kind: MarkedKind, source: SourceFacts) -> Dressing:
+        """What is written in its place wears, as another kind: all that the original wore, and the marks."""
+        if self.info is None or kind_of(self.info):
+            return remarked(self.dressing, kind)
+        return marked(self.dressing, from_facts(kind, source, self.info.etag))  # a tool copied it without its metadata
 
 
 class Ground:
@@ -111,15 +119,25 @@ class Ground:
         with stream:
             if not is_version(info, row):
                 raise ObjectChanged(path=path)
-            if not kind_of(info):
-                raise PlaceholderDamaged(path=path, problem="it is no object that archiver wrote")
             return Body(path, stream.read(), info, self.dressing(info))
 
     def let_go(self, intent: Intent) -> None:
-        """Delete the held original of an act that put it back, where it still is held."""
+        """Delete the held original of an act that put it back, where one still is held."""
+        if not intent.held:
+            return
         sha256 = self.site.catalog.record(intent.record_id).sha256
         with suppress(NothingHeld):
             self.held.delete(self.held.find(intent.key, int(intent.held.partition("-")[0], 16), sha256))
+
+    def is_ours(self, info: ObjectInfo) -> bool:
+        """Whether an object is a placeholder or a generated image, be it that a tool copied it without its metadata.
+
+        Raises EnvelopeDamaged, ObjectChanged.
+        """
+        if kind_of(info):
+            return True
+        head = self.store.read_head(info.key, HEAD, if_match=info.etag)
+        return formats.read_envelope(BytesIO(head)) is not None
 
     # -- acts ----------------------------------------------------------------------------------------------------------
 

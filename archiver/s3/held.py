@@ -109,7 +109,7 @@ class HeldOriginals:
 
     def is_whole_elsewhere(self, copy: ObjectInfo) -> bool:
         """Whether the object that a copy was made of still stands at its key."""
-        key = unquote(copy.metadata.get("archiver-key", ""))
+        key = owner_of(copy)
         try:
             return bool(key) and self._store.head(key).etag == copy.metadata.get("archiver-etag")
         except (ObjectMissing, ObjectChanged):
@@ -123,6 +123,11 @@ class HeldOriginals:
 def _version(held: ObjectInfo) -> str | None:
     """Copies in a bucket with versions are deleted as the version they are, so that nothing of them stays."""
     return held.version_id or None
+
+
+def owner_of(copy: ObjectInfo) -> str:
+    """The key of the object that a held copy was made of; "" for a version, which has it itself."""
+    return unquote(copy.metadata.get("archiver-key", ""))
 
 
 def _as_copy(wears: Dressing, info: ObjectInfo) -> Dressing:

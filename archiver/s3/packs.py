@@ -271,7 +271,7 @@ def _among(hashes: NDArray[np.uint64], wanted: np.uint64) -> bool:
 
 
 def _uuid7() -> uuid.UUID:
-    """A UUID that begins with the time, so that packs sort by age (RFC 9562, version 7)."""
-    milliseconds, random = time.time_ns() // 1_000_000, uuid.uuid4().int & ((1 << 74) - 1)
-    high, low = random >> 62, random & ((1 << 62) - 1)
-    return uuid.UUID(int=milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low)
+    """A UUID that begins with the time, to a quarter of a microsecond, so that packs sort by age (RFC 9562, 6.2)."""
+    milliseconds, rest = divmod(time.time_ns(), 1_000_000)
+    fraction, random = rest * 4096 // 1_000_000, uuid.uuid4().int & ((1 << 62) - 1)
+    return uuid.UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | random)

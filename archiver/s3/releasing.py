@@ -38,7 +38,7 @@ from archiver.s3 import placing
 from archiver.s3.caring import expire_object
 from archiver.s3.ground import Body, Ground, version_of
 from archiver.s3.journal import Entry, Intent
-from archiver.s3.marks import Marks, marked, remarked
+from archiver.s3.marks import Marks, marked
 from archiver.s3.objects import Dressing, ObjectInfo
 from archiver.s3.original import reading
 from archiver.s3.packs import Packed
@@ -143,7 +143,7 @@ def _of_recalled(ground: Ground, item: Releasing) -> _Ready:
     body = ground.body(row)
     envelope, metadata = _generated(body, record)
     head = placeholder_head(record, envelope.source, metadata)
-    wears = remarked(body.dressing, "placeholder")
+    wears = body.wears("placeholder", envelope.source)
     return _Ready(item, record, info, wears, head, _intent(ground, "rerelease", item, info, record))
 
 

@@ -22,7 +22,7 @@ from archiver.s3 import placing
 from archiver.s3.address import ObjectUrl
 from archiver.s3.ground import Body, Ground, is_version, version_of
 from archiver.s3.journal import Entry, Intent
-from archiver.s3.marks import kind_of, remarked, unmarked
+from archiver.s3.marks import unmarked
 from archiver.s3.objects import Dressing, ObjectInfo
 
 
@@ -45,7 +45,7 @@ class ObjectPlaceholder:
         image = render(ground.site, self.carried, generated)
         with ground.journalled(self._intent("recall")) as entry:
             arrow("s3.recall.journalled")
-            info = self._put(entry, image, remarked(self.body.dressing, "generated"))
+            info = self._put(entry, image, self.body.wears("generated", self.carried.envelope.source))
             arrow("s3.recall.placed")
             ground.site.catalog.mark_recalled(row.id, sha256(image).digest(), version=version_of(info))
             arrow("s3.recall.committed")
@@ -122,7 +122,7 @@ def _copy_out(file: BinaryIO, target: Path, modified_ns: int) -> None:
 
 def _put_back(ground: Ground, row: FileRow, held: HoldingRow, found: ObjectInfo, file: BinaryIO) -> None:
     standing = ground.head(row.path)
-    if standing is not None and not (kind_of(standing) and is_version(standing, row)):
+    if standing is not None and not (is_version(standing, row) and ground.is_ours(standing)):
         raise FileModified(path=ground.tier.url(row.path), state=row.state.label)
     wears = ground.held.dressing(found)
     etag = standing.etag if standing is not None else ""

@@ -116,14 +116,14 @@ def dies_at(world: World, arrow: str) -> None:
 
 @pytest.mark.parametrize("arrow", arrows())
 def test_a_kill_at_any_arrow_loses_nothing(tmp_path: Path, bucket: Bucket, random_vault: Path, arrow: str) -> None:
-    dies_at(make_world(tmp_path, bucket, random_vault), arrow)
+    dies_at(make_world(tmp_path, bucket, random_vault, most=2), arrow)
 
 
 @pytest.mark.parametrize("arrow", arrows("packed"))
 def test_a_kill_at_any_arrow_loses_nothing_where_records_are_packed(
     tmp_path: Path, bucket: Bucket, random_vault: Path, arrow: str
 ) -> None:
-    dies_at(make_world(tmp_path, bucket, random_vault, records="packed"), arrow)
+    dies_at(make_world(tmp_path, bucket, random_vault, most=2, records="packed"), arrow)
 
 
 @pytest.mark.parametrize("arrow", ["s3.release.placed", "s3.rerelease.placed", "s3.undo.placed", "s3.recall.placed"])
@@ -131,13 +131,13 @@ def test_a_kill_at_any_arrow_loses_nothing_where_records_are_packed(
 def test_a_kill_loses_nothing_where_originals_are_held_as_versions(
     tmp_path: Path, versioned_bucket: Bucket, random_vault: Path, records: str, arrow: str
 ) -> None:
-    dies_at(make_world(tmp_path, versioned_bucket, random_vault, records=records), arrow)
+    dies_at(make_world(tmp_path, versioned_bucket, random_vault, most=2, records=records), arrow)
 
 
 def test_a_kill_while_rebuilding_is_made_good_by_rebuilding_again(
     tmp_path: Path, bucket: Bucket, random_vault: Path
 ) -> None:
-    world = make_world(tmp_path, bucket, random_vault)
+    world = make_world(tmp_path, bucket, random_vault, most=2)
     with world.site():
         pass
     run_and_kill(world.settings, "archive")
@@ -153,7 +153,7 @@ def test_a_kill_while_rebuilding_is_made_good_by_rebuilding_again(
 
 
 def test_an_act_that_failed_is_settled_by_its_own_process(tmp_path: Path, bucket: Bucket, random_vault: Path) -> None:
-    world = make_world(tmp_path, bucket, random_vault)
+    world = make_world(tmp_path, bucket, random_vault, most=2)
     outcomes: list[Outcome] = []
     with world.site() as site:
         assert archive(site, limit=2).count("release", Result.DONE) == 2

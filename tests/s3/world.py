@@ -145,9 +145,9 @@ def keeper(site: Site) -> S3Keeper:
 
 
 def make_world(
-    state: Path, bucket: Bucket, vault: Path, *, scheme: str = "sgc", grace: str = "30d", **tier: Any
+    state: Path, bucket: Bucket, vault: Path, *, scheme: str = "sgc", grace: str = "30d", most: int = 9, **tier: Any
 ) -> World:
-    """A tier that is this bucket, below "photos/", with a rule that releases everything."""
+    """A tier that is this bucket, below "photos/", with pictures and a rule that releases everything."""
     common = {"unused_for": "0s", "unchanged_for": "0s", "min_size": 0}
     where = {"name": "bucket", "kind": "s3", "bucket": bucket.name, "endpoint": bucket.endpoint, "prefix": "photos/"}
     settings = Settings.model_validate(
@@ -161,5 +161,5 @@ def make_world(
         }
     )
     world = World(bucket, settings)
-    world.fill()
+    world.fill(dict(list(PICTURES.items())[:most]))
     return world
