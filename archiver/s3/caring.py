@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -16,6 +17,7 @@ from archiver.lifecycle.verify import Pace
 from archiver.s3.ground import Ground
 
 _YOUNG = 24 * 3600  # seconds: acts that have entries in so young a pack may still be under way
+_OFTEN = 24 * 3600  # seconds
 _EVER = 1 << 62  # seconds since 1970
 
 
@@ -72,20 +74,24 @@ def expire_object(ground: Ground, held: HoldingRow) -> Outcome:
 
 
 def tidy(ground: Ground) -> Iterator[Outcome]:
-    """Delete copies that acts made which were taken back, and write packs anew of which little is needed any more."""
-    if not ground.site.catalog.tier(ground.tier_id).identity:
-        return  # never scanned
-    listed = frozenset(held.name for held in ground.site.catalog.holding_due(_EVER))
+    """Delete copies that acts made which were taken back, and write packs anew of which little is needed any more.
+
+    Looks at all that is held and packed, so it does nothing but once a day.
+    """
+    catalog, setting = ground.site.catalog, f"s3.tidied.{ground.tier.name}"
+    if not catalog.tier(ground.tier_id).identity or time.time() - float(catalog.setting(setting) or 0) < _OFTEN:
+        return  # never scanned, or tidied today
+    listed = frozenset(held.name for held in catalog.holding_due(_EVER))
     for copy in ground.held.unlisted(listed):
         if ground.held.is_whole_elsewhere(copy):
             ground.held.drop(copy)
             yield Outcome(ground.tier.url(copy.key), "expire", Result.DONE, "its original is in place")
-    for pack in ground.packs.all():
-        if ground.packs.age(pack) > _YOUNG:
-            path = ground.tier.url(pack)
-            outcome = attempt(path, "expire", partial(compact, ground, pack))
-            if outcome.result is not Result.SKIPPED:
-                yield outcome
+    ground.packs.look_again()
+    for pack in ground.packs.all(older_than=_YOUNG):
+        outcome = attempt(ground.tier.url(pack), "expire", partial(compact, ground, pack))
+        if outcome.result is not Result.SKIPPED:
+            yield outcome
+    catalog.set_setting(setting, str(time.time()))
 
 
 def compact(ground: Ground, pack: str) -> Outcome:

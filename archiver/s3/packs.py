@@ -9,6 +9,7 @@ pack is written anew. Where a key is in several packs, the newest counts.
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 import threading
 import time
@@ -16,7 +17,8 @@ import uuid
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
@@ -106,7 +108,7 @@ class Packs:
 
         Packs that another process wrote are seen.
         """
-        return self._find(key, record) or (self._find(key, record) if self._look_again() else None)
+        return self._find(key, record) or (self._find(key, record) if self.look_again() else None)
 
     def _find(self, key: str, record: bytes | None) -> Packed | None:
         wanted = _hash(key)
@@ -134,9 +136,10 @@ class Packs:
         with self._opened(directory.info) as archive:
             return Packed(key, archive.read(info), _dressing_of(info.comment))
 
-    def all(self) -> list[str]:
-        """The keys of all packs, newest first."""
-        return sorted((entry.key for entry in self._store.list(PACKS)), reverse=True)
+    def all(self, older_than: float = 0) -> list[str]:
+        """The keys of all packs that were written so many seconds ago, newest first."""
+        before = (time.time() - older_than) * 1e9 if older_than else math.inf
+        return sorted((entry.key for entry in self._store.list(PACKS) if entry.modified_ns < before), reverse=True)
 
     def keys(self, pack: str) -> list[str]:
         """The objects that have an entry in a pack."""
@@ -159,8 +162,7 @@ class Packs:
         return found is not None and found.carries(record)
 
     def is_newest(self, pack: str, key: str) -> bool:
-        """Whether no newer pack has that key."""
-        self._look_again()
+        """Whether no newer pack has that key, of those that were there when `look_again` was last called."""
         with self._lock:
             newer = [(other, hashes) for other, hashes in self._known.items() if other > pack]
         wanted = _hash(key)
@@ -172,23 +174,21 @@ class Packs:
         self._forget(pack)
         discard(self._store, directory.info)
 
-    def age(self, pack: str) -> float:
-        """Seconds since it was written."""
-        return time.time() - self._directory(pack).info.modified_ns / 1e9
-
     # -- what is where -------------------------------------------------------------------------------------------------
 
-    def _look_again(self) -> bool:
+    def look_again(self) -> bool:
         """Take in packs that are not known yet; whether there were any."""
         fresh = [pack for pack in self.all() if pack not in self._known]
-        for pack in fresh:
-            try:
-                hashes = _hashes(self._directory(pack).entries)
-            except ObjectMissing:
-                continue
+        if fresh:
+            with ThreadPoolExecutor(self._store.settings.concurrency, "s3-packs") as pool:
+                list(pool.map(self._take_in, fresh))
+        return bool(fresh)
+
+    def _take_in(self, pack: str) -> None:
+        with suppress(ObjectMissing):  # compacted meanwhile
+            hashes = _hashes(self._directory(pack).entries)
             with self._lock:
                 self._known[pack] = hashes
-        return bool(fresh)
 
     def _directory(self, pack: str) -> _Directory:
         with self._lock:

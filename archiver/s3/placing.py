@@ -83,10 +83,13 @@ def _require_below(store: ObjectStore, key: str, version: str, expected: str | N
 
     Raises ObjectChanged.
     """
-    versions = list(store.versions(key))
-    at = next((place for place, one in enumerate(versions) if one.version_id == version), len(versions))
-    below = next((one for one in versions[at + 1 :]), None)
-    covered = None if below is None or below.is_marker else below.etag
-    if covered != expected:
+    below = [one for one in store.versions(key) if one.version_id != version]
+    # Listings tell whole seconds, and markers apart from versions: of one second, either may have been there last.
+    newest = [one for one in below if one.modified_ns == below[0].modified_ns]
+    if expected is None:
+        as_expected = not below or any(one.is_marker for one in newest)
+    else:
+        as_expected = bool(below) and not any(one.is_marker for one in newest) and below[0].etag == expected
+    if not as_expected:
         store.delete(key, version=version)
         raise ObjectChanged(path=store.url(key))

@@ -23,7 +23,7 @@ from archiver.lifecycle.reconcile import reconcile
 from archiver.lifecycle.site import open_site
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
-from archiver.s3 import held
+from archiver.s3 import caring, held
 from archiver.s3.marks import Marks, marked
 from tests.fixtures_s3 import Bucket, Seaweed
 from tests.lifecycle.conftest import random_vault
@@ -118,6 +118,7 @@ def test_copies_that_no_catalog_lists_go_a_day_later_if_their_original_is_in_pla
         expire(site, LATER)
         assert len(world.ours("holding")) == 2
         monkeypatch.setattr(held, "_UNLISTED", -5)
+        monkeypatch.setattr(caring, "_OFTEN", 0)
         world.bucket.delete("photos/wide.webp")
         expire(site, LATER)
         (left,) = world.ours("holding")

@@ -19,7 +19,7 @@ from archiver.formats import Kind
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.arrows import S3_ARROWS
 from archiver.lifecycle.expire import expire
-from archiver.lifecycle.outcome import Outcome, Result, Tally
+from archiver.lifecycle.outcome import Tally
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.reconcile import reconcile
@@ -152,10 +152,19 @@ def test_a_kill_while_rebuilding_is_made_good_by_rebuilding_again(
     assert look(world) == {State.RECORDED}
 
 
-def test_an_act_that_failed_is_settled_by_its_own_process(tmp_path: Path, bucket: Bucket, random_vault: Path) -> None:
-    world = make_world(tmp_path, bucket, random_vault, most=2)
-    outcomes: list[Outcome] = []
-    with world.site() as site:
-        assert archive(site, limit=2).count("release", Result.DONE) == 2
-        reconcile(site, outcomes.append)
-    assert outcomes == []
+def test_two_processes_that_archive_the_same_objects_lose_nothing(
+    tmp_path: Path, bucket: Bucket, random_vault: Path
+) -> None:
+    world = make_world(tmp_path, bucket, random_vault)
+    with world.site():
+        pass
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    both = [_SERVER.Process(target=_work, args=(world.settings, ("archive",), "", environment)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(120)
+    assert [process.exitcode for process in both] == [0, 0]
+    assert look(world) == {State.RELEASED}
+    assert not run_and_kill(world.settings, "undo")
+    assert look(world) == {State.RECORDED}

@@ -105,6 +105,9 @@ def test_a_pack_is_written_anew_when_more_than_half_of_it_is_dead(
         assert world.ours("packs") == before, "it is too young: an act may still be under way"
         monkeypatch.setattr(caring, "_YOUNG", -5)
         expire(site, now)
+        assert world.ours("packs") == before, "once a day is enough"
+        monkeypatch.setattr(caring, "_OFTEN", 0)
+        expire(site, now)
         (after,) = world.ours("packs")
         assert [after] != before
         with zipfile.ZipFile(BytesIO(world.get(f".archiver/packs/{after}"))) as archived:
@@ -131,6 +134,7 @@ def test_packs_of_other_processes_are_found_and_damaged_ones_named(bucket: Bucke
     seen = mine.find("x/y.jpg")
     assert seen is not None and seen.dressing == wears and seen.image == found.image
     other.write(second, [Packed("x/y.jpg", found.image, Dressing())])
+    mine.look_again()
     assert first < second and not mine.is_newest(first, "x/y.jpg") and mine.is_newest(second, "x/y.jpg")
     bucket.put("photos/.archiver/packs/ffffffff.zip", b"no zip")
     with pytest.raises(PlaceholderDamaged):
