@@ -29,7 +29,7 @@ from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.site import Site, open_site
 from archiver.s3.effect import act, look
 from archiver.s3.events import ObjectEvent, parse
-from archiver.s3.listen import hear, require_scanned
+from archiver.s3.listen import Readiness, hear
 from archiver.s3.tier import S3Tier
 
 _LOG = logging.getLogger("archiver.s3.lambda")
@@ -59,13 +59,12 @@ def handle(event: Mapping[str, Any], context: Context) -> dict[str, list[dict[st
     Messages of a queue that were not dealt with are named in the answer, so that they come again; after the queue's
     number of tries they go to its dead-letter queue. For all others it raises what went wrong: Lambda tries again.
     """
-    site = _site()
-    tiers = [tier for tier in site.tiers.values() if isinstance(tier, S3Tier)]
+    function = _function()
     messages = list(_messages(event))
     from_queue = any(message.id for message in messages)
     with _ended_in_time(context) as stop:
         try:
-            failed = _take_in(site, tiers, messages, stop)
+            failed = _take_in(function, messages, stop)
         except (TierUnreachable, TierNotScanned, CatalogUnavailable) as error:
             if not from_queue:
                 raise
@@ -76,9 +75,7 @@ def handle(event: Mapping[str, Any], context: Context) -> dict[str, list[dict[st
     return {"batchItemFailures": [{"itemIdentifier": message.id} for message in failed]}
 
 
-def _take_in(
-    site: Site, tiers: Sequence[S3Tier], messages: Sequence[_Message], stop: threading.Event
-) -> list[_Message]:
+def _take_in(function: _Function, messages: Sequence[_Message], stop: threading.Event) -> list[_Message]:
     """The messages that were not dealt with."""
     understood: list[tuple[_Message, tuple[ObjectEvent, ...]]] = []
     failed: list[_Message] = []
@@ -88,9 +85,9 @@ def _take_in(
         except EventUnreadable as error:
             _LOG.warning("message %s: %s", message.id, error.message)
             failed.append(message)
-    require_scanned(site, tiers)
-    looked = look(site, tiers, [event for _, events in understood for event in events])
-    acted = act(site, looked.cold, hear, stop)
+    function.readiness.require()
+    looked = look(function.site, function.tiers, [event for _, events in understood for event in events])
+    acted = act(function.site, looked.cold, hear, stop)
     failed += [message for message, events in understood if not acted.is_done(events)]
     archived = acted.tally.count("release", Result.DONE)
     _LOG.info(
@@ -124,19 +121,32 @@ def _ended_in_time(context: Context) -> Iterator[threading.Event]:
 
 # -- what stays open from one call to the next -------------------------------------------------------------------------
 
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    site: Site
+    tiers: Sequence[S3Tier]
+    readiness: Readiness
+
+
 _opened = ExitStack()
-_open: Site | None = None
+_open: _Function | None = None
 _opening = threading.Lock()
 
 
-def _site() -> Site:
-    """The site of this function, opened by its first call. Raises ConfigInvalid, ConfigMissing, CatalogUnavailable."""
+def _function() -> _Function:
+    """What this function works with, opened by its first call.
+
+    Raises ConfigInvalid, ConfigMissing, CatalogUnavailable.
+    """
     global _open
     with _opening:
         if _open is None:
             settings = _settings()
             logs.configure(settings.log)
-            _open = _opened.enter_context(open_site(settings))
+            site = _opened.enter_context(open_site(settings))
+            tiers = [tier for tier in site.tiers.values() if isinstance(tier, S3Tier)]
+            _open = _Function(site, tiers, Readiness(site, tiers, hear))
         return _open
 
 

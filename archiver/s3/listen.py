@@ -62,6 +62,7 @@ class Listener:
 
     def __init__(self, site: Site, tiers: Sequence[S3Tier], queue: Queue, hear: Hearer) -> None:
         self._site, self._tiers, self._queue, self._hear = site, tiers, queue, hear
+        self._readiness = Readiness(site, tiers, hear)
         self._attributes = Attributes()
 
     def run(self, stop: Event, report: Callable[[Batch], None], *, once: bool = False) -> None:
@@ -92,7 +93,7 @@ class Listener:
         """One batch; None where there was no message."""
         self._attributes = self._queue.attributes()
         # Asked before any message is taken: one that is given to somebody who cannot act on it comes nearer to its end.
-        require_scanned(self._site, self._tiers)
+        self._readiness.require()
         messages = self._receive(0 if once else POLL_SECONDS)
         if not messages:
             return None
@@ -170,16 +171,25 @@ class Listener:
             keeper.join()
 
 
-def require_scanned(site: Site, tiers: Sequence[S3Tier]) -> None:
-    """That all tiers are there and were scanned once: before, an event could be told from nothing.
+class Readiness:
+    """Whether tiers can be acted upon: they are there, were scanned once, and what dead processes left is settled."""
 
-    Raises TierUnreachable, TierNotScanned.
-    """
-    scanned = {row.name for row in site.catalog.tiers() if row.first_scan_done_at is not None}
-    for tier in tiers:
-        if tier.name not in scanned:
-            raise TierNotScanned(tier=tier.name)
-        tier.check()
+    def __init__(self, site: Site, tiers: Sequence[S3Tier], hear: Hearer) -> None:
+        self._site, self._tiers, self._hear = site, tiers, hear
+        self._settled = False
+
+    def require(self) -> None:
+        """Look again. Raises TierUnreachable, TierNotScanned."""
+        scanned = {row.name for row in self._site.catalog.tiers() if row.first_scan_done_at is not None}
+        for tier in self._tiers:
+            if tier.name not in scanned:
+                raise TierNotScanned(tier=tier.name)
+            tier.check()
+        if not self._settled:
+            for tier in self._tiers:
+                for outcome in self._site.keeper(tier).settle():
+                    self._hear(outcome)
+            self._settled = True
 
 
 def hear(outcome: Outcome) -> None:

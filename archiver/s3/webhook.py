@@ -30,7 +30,7 @@ from archiver.lifecycle.site import Site
 from archiver.s3.address import ObjectUrl
 from archiver.s3.effect import act, look
 from archiver.s3.events import MOST_BYTES, ObjectEvent, parse
-from archiver.s3.listen import require_scanned
+from archiver.s3.listen import Readiness
 from archiver.s3.tier import S3Tier
 
 _LOG = logging.getLogger("archiver.s3.webhook")
@@ -45,6 +45,7 @@ class Receiver:
 
     def __init__(self, site: Site, tiers: Sequence[S3Tier], hear: Hearer) -> None:
         self._site, self._tiers, self._hear = site, tiers, hear
+        self._readiness = Readiness(site, tiers, hear)
         self._cold: queue.Queue[ObjectUrl | None] = queue.Queue(_MOST_COLD)
         self._stop = threading.Event()
 
@@ -55,7 +56,7 @@ class Receiver:
 
     def look(self, events: Sequence[ObjectEvent]) -> None:
         """Bring the catalog up to date; committed when it returns. Raises TierUnreachable, TierNotScanned."""
-        require_scanned(self._site, self._tiers)
+        self._readiness.require()
         looked = look(self._site, self._tiers, events)
         for url in looked.cold:
             with contextlib.suppress(queue.Full):  # the sweep finds it

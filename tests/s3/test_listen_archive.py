@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -23,6 +24,7 @@ from archiver.lifecycle.site import Site
 from archiver.lifecycle.undo import undo
 from archiver.s3.hooking import open_queue
 from archiver.s3.listen import Batch, Listener
+from archiver.s3.listening import listen
 from archiver.s3.tier import S3Tier
 from tests.fixtures_s3 import Bucket, Moto
 from tests.lifecycle.conftest import random_vault
@@ -30,6 +32,11 @@ from tests.s3.queues import TestQueue, make_queue, told
 from tests.s3.world import World, make_world, picture
 
 __all__ = ["random_vault"]
+
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(
+    ["tests.s3.test_listen_archive", "archiver.decoder.local", "archiver.models.embedded", "boto3"]
+)
 
 
 @pytest.fixture
@@ -134,15 +141,18 @@ def test_what_was_refused_is_not_tried_again_by_every_message(world: World, queu
 # -- processes ---------------------------------------------------------------------------------------------------------
 
 
-def run(world: World, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """`archiver s3 listen --once` as a process of its own."""
-    config = folder / "archiver.json"
-    if not config.exists():
-        config = _write(world, folder)
-    command = [sys.executable, "-m", "archiver", "--config", str(config), "s3", "listen", "--once", "--json"]
-    return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment}, check=False
-    )
+def _work(settings: Settings, kill_at: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment | {"ARCHIVER_KILL_AT": kill_at})
+    listen(settings, (), threading.Event(), lambda _batch: None, lambda _status: None, once=True)
+
+
+def run(settings: Settings, kill_at: str = "") -> int | None:
+    """`archiver s3 listen --once` in a process of its own; its exit code."""
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    process = _SERVER.Process(target=_work, args=(settings, kill_at, environment))
+    process.start()
+    process.join(200)
+    return process.exitcode
 
 
 def _write(world: World, folder: Path) -> Path:
@@ -159,19 +169,18 @@ def _write(world: World, folder: Path) -> Path:
     return config
 
 
-@pytest.mark.parametrize("at", ["record.committed", "s3.listen.looked", "s3.listen.acted"])
+@pytest.mark.parametrize("at", ["record.committed", "s3.release.held", "s3.listen.looked", "s3.listen.acted"])
 def test_killed_between_the_effect_and_its_message_nothing_is_done_twice(
-    world: World, queue: TestQueue, tmp_path: Path, at: str
+    world: World, queue: TestQueue, at: str
 ) -> None:
     keys = list(world.originals)
     with world.site():
         pass
     queue.send(*moved(world, keys))
-    assert run(world, tmp_path, ARCHIVER_KILL_AT=at).returncode == -signal.SIGKILL
+    assert run(world.settings, at) == -signal.SIGKILL
     assert sum(queue.counts()) == len(keys)  # no message was lost
     _wait_until_shown(queue, len(keys))
-    done = run(world, tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert run(world.settings) == 0
     assert queue.counts() == (0, 0)
     with world.site() as site:
         assert set(world.states(site).values()) == {State.RELEASED}
