@@ -69,7 +69,7 @@ VERBS: dict[str, tuple[Verb, ...]] = {
     ),
     "Buckets": (Verb("s3", "s3", "Have buckets tell of their objects, listen to them, and serve their images."),),
     "Models": (
-        Verb("models", "models", "List, verify, export, import or remove profiles."),
+        Verb("models", "models", "Pull, accept, verify, export, import or remove profiles."),
         Verb("decoder", "decoder", "Decode for other hosts, or show where records are decoded."),
         Verb("train", "train", "Train a stage of the embedded profile."),
         Verb("bench", "bench", "Measure how good regenerated pictures are."),
