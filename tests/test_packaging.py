@@ -76,6 +76,7 @@ def test_the_wheel_has_the_units_where_systemd_looks_below_a_prefix(contents: se
     assert "lib/systemd/system/archiver.service" in installed
     assert "lib/systemd/system/archiver-decoder.service" in installed
     assert "lib/systemd/system/archiver-gateway.service" in installed
+    assert "lib/systemd/system/archiver-s3-listen.service" in installed
     assert "lib/sysusers.d/archiver.conf" in installed
     assert "share/archiver/tiers.conf" in installed
 
