@@ -159,11 +159,6 @@ def without_statement(policy: Document | None, sid: str) -> Document | None:
     return {**policy, "Statement": kept} if kept else None
 
 
-def serves_others(policy: Document | None, sid: str) -> bool:
-    """Whether a queue's policy lets anybody send there but the bucket of our statement."""
-    return without_statement(policy, sid) is not None
-
-
 def _statements(policy: Document) -> Sequence[Document]:
     statements = policy.get("Statement", [])
     return [statements] if isinstance(statements, dict) else statements
