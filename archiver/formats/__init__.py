@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from archiver.formats.payload import payload_end, placed_behind, read_payload
     from archiver.formats.placeholder import build_placeholder
     from archiver.formats.reading import read_envelope, read_metadata
+    from archiver.formats.stamp import Found, look
 
 __all__ = [
     "BLOCK",
@@ -39,6 +40,7 @@ __all__ = [
     "Block",
     "Envelope",
     "Format",
+    "Found",
     "Inspection",
     "Kind",
     "Label",
@@ -51,6 +53,7 @@ __all__ = [
     "encode_exact",
     "inspect",
     "load_picture",
+    "look",
     "payload_end",
     "placed_behind",
     "read_envelope",
@@ -62,10 +65,12 @@ __all__ = [
 
 # The functions need numpy and Pillow, the facts do not: a command that only names them starts in half the time.
 _FUNCTIONS = {
+    "Found": "stamp",
     "build_placeholder": "placeholder",
     "encode_exact": "generation",
     "inspect": "inspection",
     "load_picture": "inspection",
+    "look": "stamp",
     "payload_end": "payload",
     "placed_behind": "payload",
     "read_envelope": "reading",

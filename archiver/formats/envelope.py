@@ -1,6 +1,6 @@
 """The envelope's bytes: what makes a file ours, checksummed and self-delimiting.
 
-    magic "ARCV", version u8, kind u8, storage u8, reserved u8, flags u32, length u32 (of all of it)
+    magic "ARCV", version u8, kind u8, storage u8, reserved u8, stamp u32, length u32 (of all of it)
     format u8, mode u8, orientation u8, reserved u8, length u64, sha256, width u32, height u32, mtime_ns i64, inode u64
     record: length u16, bytes
     metadata: length u32, crc32 u32, and the bytes themselves where they are stored inside
@@ -77,7 +77,7 @@ def seal(envelope: Envelope, storage: Storage = Storage.NATIVE, packed: bytes = 
     if storage is Storage.INSIDE:
         body += packed
     total = HEAD_BYTES + len(body) + 4
-    head = _HEAD.pack(MAGIC, VERSION, _KINDS.index(envelope.kind), storage, 0, envelope.flags, total)
+    head = _HEAD.pack(MAGIC, VERSION, _KINDS.index(envelope.kind), storage, 0, envelope.stamp, total)
     return head + body + struct.pack(">I", zlib.crc32(head + body))
 
 
@@ -115,7 +115,7 @@ def unseal(data: bytes) -> Sealed:
 
 
 def _parse(data: bytes) -> Sealed:
-    _, _, kind, storage, _, flags, _ = _HEAD.unpack_from(data)
+    _, _, kind, storage, _, stamp, _ = _HEAD.unpack_from(data)
     fmt, mode, orientation, _, length, sha256, width, height, mtime_ns, inode = _FACTS.unpack_from(data, HEAD_BYTES)
     if not (1 <= orientation <= 8 and width and height):
         raise ValueError("orientation or size")
@@ -133,5 +133,5 @@ def _parse(data: bytes) -> Sealed:
     facts = SourceFacts(
         _FORMATS[fmt], length, sha256, width, height, orientation, _MODES[mode], mtime_ns, inode
     )  # fmt: skip
-    envelope = Envelope(_KINDS[kind], record, facts, flags)
+    envelope = Envelope(_KINDS[kind], record, facts, stamp)
     return Sealed(envelope, where, None if where is Storage.BEHIND else packed, packed_size, packed_crc)

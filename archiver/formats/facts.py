@@ -147,12 +147,12 @@ class SourceFacts:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What we write into a placeholder or a generated image. `flags` (32 bits) belong to the caller."""
+    """What we write into a placeholder or a generated image. `stamp` (32 bits): of the latter, see stamp.py."""
 
     kind: Kind
     record: bytes
     source: SourceFacts
-    flags: int = 0
+    stamp: int = 0
 
 
 @dataclass(frozen=True, slots=True)

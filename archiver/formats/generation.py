@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from io import BytesIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,7 @@ from archiver.formats import pixels, xmp
 from archiver.formats.containers import Container, container_of
 from archiver.formats.envelope import Storage, seal
 from archiver.formats.facts import Block, Encoded, Envelope, Format, Kind, Label, Metadata, Refusal, SourceFacts, Step
+from archiver.formats.stamp import stamp_of
 
 _TILES = 5  # a side of the sample
 _TILE = 64  # pixels a side; whole blocks of every codec
@@ -56,6 +58,9 @@ def encode_exact(pixels_upright: NDArray[np.uint8], envelope: Envelope, metadata
             reason=Refusal.DOES_NOT_FIT,
             detail=f"{facts.width}x{facts.height} pixels and their metadata in {facts.length} bytes",
         )
+    unstamped = container.write(best, blocks, sealed, facts.length)
+    stamp = stamp_of(BytesIO(unstamped), facts.format)
+    sealed = seal(replace(envelope, kind=Kind.GENERATED, stamp=stamp), *_originals(metadata, packets))
     return container.write(best, blocks, sealed, facts.length)
 
 

@@ -9,13 +9,12 @@ from PIL import Image
 from archiver.codec.picture import Picture, working_size
 from archiver.errors import EnvelopeDamaged, ImageRefused, RecordVersionUnknown
 from archiver.formats import ifd, pixels, xmp
-from archiver.formats.containers import container_of, sealed_in, sniff
+from archiver.formats.containers import container_of, sniff
 from archiver.formats.facts import (
     METADATA_LIMIT,
     RECORD_ROOM,
     Format,
     Inspection,
-    Kind,
     Label,
     Limits,
     Metadata,
@@ -24,6 +23,7 @@ from archiver.formats.facts import (
 )
 from archiver.formats.foreign import name_of
 from archiver.formats.scan import file_length
+from archiver.formats.stamp import Found, look
 
 _LONGEST_LABEL = Label("x" * 64, "x" * 64, bytes(32), "x" * 64, "x" * 64)
 _PLENTY = 16  # bytes for each 16x16 pixels: every format codes one flat colour in far fewer
@@ -71,14 +71,13 @@ def survey(file: BinaryIO, limits: Limits) -> Inspection:
 
 def _refuse_ours(file: BinaryIO) -> None:
     try:
-        found = sealed_in(file)
+        found = look(file)
     except (EnvelopeDamaged, RecordVersionUnknown) as error:
         raise ImageRefused(reason=Refusal.PLACEHOLDER, detail=error.message) from error
-    if found is None:
-        return
-    if found[1].envelope.kind is Kind.PLACEHOLDER:
+    if found is Found.PLACEHOLDER:
         raise ImageRefused(reason=Refusal.PLACEHOLDER, detail="it carries a record")
-    raise ImageRefused(reason=Refusal.GENERATED, detail="it was generated from a record")
+    if found in (Found.GENERATED, Found.HEAD):
+        raise ImageRefused(reason=Refusal.GENERATED, detail="it was generated from a record")
 
 
 def refuse_unkeepable(structure: Structure, metadata: Metadata, length: int) -> None:

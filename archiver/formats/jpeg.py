@@ -267,6 +267,15 @@ def find_sealed(file: BinaryIO) -> bytes | None:
     return found or None
 
 
+def ours(file: BinaryIO) -> list[tuple[int, int]]:
+    """Where our segments' payloads begin and end, padding included. Raises ImageRefused on a broken file."""
+    return [
+        (segment.at, segment.at + segment.size)
+        for segment in _segments(file)
+        if segment.marker == _APP11 and _payload(file, segment, len(IDENTIFIER)) == IDENTIFIER
+    ]
+
+
 def encode(image: Image.Image, step: Step) -> Encoded:
     """A baseline JPEG, or at the low end a progressive one, whose size shrinks with its detail."""
     buffer = io.BytesIO()

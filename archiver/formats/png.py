@@ -218,6 +218,11 @@ def find_sealed(file: BinaryIO) -> bytes | None:
     return None
 
 
+def ours(file: BinaryIO) -> list[tuple[int, int]]:
+    """Where our chunk's data begins and its checksum ends. Raises ImageRefused on a broken file."""
+    return [(chunk.at, chunk.at + chunk.size + 4) for chunk in _chunks(file) if chunk.kind == OURS]
+
+
 def encode(image: Image.Image, step: Step) -> Encoded:
     """A PNG with `step.quality` bits per channel left of the 8."""
     dropped = 8 - step.quality

@@ -207,6 +207,16 @@ def find_sealed(file: BinaryIO) -> bytes | None:
         raise corrupt(str(error)) from error
 
 
+def ours(file: BinaryIO) -> list[tuple[int, int]]:
+    """Where our tag's value begins and ends. Raises ImageRefused on a broken file."""
+    try:
+        reader = IfdReader(file)
+        field = reader.directory(8).get(OURS) if reader.first == 8 else None
+    except IfdInvalid as error:
+        raise corrupt(str(error)) from error
+    return [] if field is None else [(field.at, field.at + field.size)]
+
+
 def encode(image: Image.Image, step: Step) -> Encoded:
     """One strip: JPEG, deflate with horizontal differencing, or the samples as they are."""
     mode: Mode = "L" if image.mode == "L" else "RGB"

@@ -197,6 +197,11 @@ def find_sealed(file: BinaryIO) -> bytes | None:
     return None
 
 
+def ours(file: BinaryIO) -> list[tuple[int, int]]:
+    """Where our chunk's data begins and ends. Raises ImageRefused on a broken file."""
+    return [(chunk.at, chunk.at + chunk.size) for chunk in _chunks(file, _riff_end(file)) if chunk.kind == OURS]
+
+
 def encode(image: Image.Image, step: Step) -> Encoded:
     """A lossy WebP."""
     buffer = io.BytesIO()

@@ -13,7 +13,7 @@ from archiver import formats
 from archiver.catalog.rows import Adopted, FileRow, Holding, NewRecord, State, held_name
 from archiver.codec import schemes
 from archiver.codec.record import Record
-from archiver.errors import EnvelopeDamaged, ImageRefused
+from archiver.errors import EnvelopeDamaged, FileModified, ImageRefused
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.placeholder import read_carried
 from archiver.lifecycle.rerelease import put_placeholder_back
@@ -22,7 +22,6 @@ from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
-_PIECE = 1 << 16  # bytes; the first one of a whole image is not all zeros
 _START_OF_SCAN, _END_OF_JPEG = 0xDA, b"\xff\xd9"
 
 
@@ -30,12 +29,15 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
     """Take a placeholder into the catalog as released, a generated image as recalled, with the record that it carries.
 
     Its held original is found again by name if it is still there. A generated image of which only the first block is
-    left becomes a placeholder again. Raises PlaceholderDamaged, RecordCorrupt, OSError.
+    left becomes a placeholder again. Raises FileModified for one that somebody edited since (it is a new original),
+    PlaceholderDamaged, RecordCorrupt, OSError.
     """
-    with hold(tier, row) as subject:
+    with hold(tier, row) as subject, subject.reader() as file:
         subject.require_unchanged()
-        only_a_head = _is_only_a_head(subject)
-    if only_a_head:
+        found = formats.look(file)
+    if found is formats.Found.EDITED:
+        raise FileModified(path=tier.root / row.path, state=State.RECALLED.label)
+    if found is formats.Found.HEAD:
         _put_placeholder_back(site, tier, row)
     with hold(tier, row) as subject:
         subject.require_unchanged()
@@ -64,23 +66,6 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
         return Outcome(subject.path, "adopt", Result.DONE, record_bytes=len(envelope.record))
 
 
-def _is_only_a_head(subject: Subject) -> bool:
-    """Whether nothing of a generated image is left but its first block.
-
-    A program that copies by the holes of a placeholder, which is filled while the program reads it, makes such files:
-    `tar -S` does.
-    """
-    with subject.reader() as file:
-        envelope = formats.read_envelope(file)
-        if envelope is None or envelope.kind is not formats.Kind.GENERATED:
-            return False
-        file.seek(formats.BLOCK)
-        while piece := file.read(_PIECE):
-            if piece.count(0) != len(piece):
-                return False
-    return True
-
-
 def _put_placeholder_back(site: Site, tier: LocalTier, row: FileRow) -> None:
     """Make the placeholder of such a block; without the metadata where they stood behind it."""
     site.require_noticing()
@@ -89,7 +74,7 @@ def _put_placeholder_back(site: Site, tier: LocalTier, row: FileRow) -> None:
         with subject.reader() as file:
             block = file.read(formats.BLOCK)
         envelope = formats.read_envelope(BytesIO(block))
-        assert envelope is not None  # _is_only_a_head has seen it
+        assert envelope is not None  # it was looked at
         metadata = _metadata_within(block, envelope.source.format)
         placeholder = replace(envelope, kind=formats.Kind.PLACEHOLDER)
         preview = schemes.preview(Record.from_bytes(envelope.record))

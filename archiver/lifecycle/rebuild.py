@@ -48,5 +48,7 @@ def rebuild_files(site: Site, tier: LocalTier, stop: Event | None) -> Iterator[O
 def _look(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
     """Adopt one file if it carries a record; SKIPPED where it is an ordinary image."""
     with hold(tier, row) as subject, subject.reader() as file:
-        carries = formats.read_envelope(file) is not None
-    return adopt(site, tier, row) if carries else Outcome(subject.path, "adopt", Result.SKIPPED)
+        found = formats.look(file)
+    if found in (formats.Found.ORDINARY, formats.Found.EDITED):
+        return Outcome(subject.path, "adopt", Result.SKIPPED)
+    return adopt(site, tier, row)

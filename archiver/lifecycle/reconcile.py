@@ -208,10 +208,24 @@ def _settle_recall(spot: _Spot) -> str:
     with spot.opened() as (fd, envelope):
         if envelope is None or os.fstat(fd).st_ino != spot.intent.inode:
             return "left alone: another file stands there"
+        if envelope.kind is Kind.GENERATED and _is_edited(fd):
+            return _supersede(spot, fd)
         said = _keep_generated(spot, fd) if envelope.kind is Kind.GENERATED else _keep_placeholder(spot, fd, envelope)
         fileops.set_times(fd, os.fstat(fd).st_atime_ns, envelope.source.mtime_ns)
         os.fsync(fd)
         return said
+
+
+def _is_edited(fd: int) -> bool:
+    with os.fdopen(fd, "rb", closefd=False) as file:
+        return formats.look(file) is formats.Found.EDITED
+
+
+def _supersede(spot: _Spot, fd: int) -> str:
+    """Somebody wrote to the generated image before it was settled: it is theirs."""
+    if spot.row is not None and spot.row.state in (State.RELEASED, State.RECALLED):
+        spot.site.catalog.mark_superseded(spot.row.id, version=version_of(os.fstat(fd)))
+    return "left alone: it was written to meanwhile"
 
 
 def _keep_generated(spot: _Spot, fd: int) -> str:

@@ -53,7 +53,9 @@ def test_a_generated_image_has_the_length_shape_and_metadata_of_its_source(name:
     result = generate(data)
     assert len(result) == len(data)
     assert read_metadata(io.BytesIO(result)) == made.inspected(data).metadata
-    assert read_envelope(io.BytesIO(result)) == replace(made.envelope_for(data), kind=Kind.GENERATED)
+    found = read_envelope(io.BytesIO(result))
+    assert found is not None
+    assert found == replace(made.envelope_for(data), kind=Kind.GENERATED, stamp=found.stamp)
     with Image.open(io.BytesIO(data)) as before, Image.open(io.BytesIO(result)) as after:
         assert (after.format, after.size, after.mode) == (before.format, before.size, before.mode)
         assert after.info.get("icc_profile") == before.info.get("icc_profile")
@@ -285,7 +287,9 @@ def test_a_large_envelope_spans_several_jpeg_segments() -> None:
     )
     envelope = replace(made.envelope_for(data), record=noise + bytes(5000))
     result = encode_exact(PIXELS, envelope, made.inspected(data).metadata, made.LABEL)
-    assert read_envelope(io.BytesIO(result)) == replace(envelope, kind=Kind.GENERATED)
+    found = read_envelope(io.BytesIO(result))
+    assert found is not None
+    assert found == replace(envelope, kind=Kind.GENERATED, stamp=found.stamp)
     assert read_metadata(io.BytesIO(result)) == made.inspected(data).metadata
 
 

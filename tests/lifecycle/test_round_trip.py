@@ -11,10 +11,13 @@ from PIL import Image
 
 from archiver import formats
 from archiver.catalog.rows import State
+from archiver.catalog.schema import upgrade
+from archiver.config import Settings
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.outcome import Result
+from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
-from archiver.lifecycle.site import Site
+from archiver.lifecycle.site import Site, open_site
 from archiver.lifecycle.undo import undo
 from tests.lifecycle.conftest import decoded, scan_all
 
@@ -154,6 +157,39 @@ def _zero() -> object:
     from datetime import timedelta
 
     return timedelta(0)
+
+
+def test_a_caption_written_into_a_recalled_file_makes_it_a_new_original(site: Site, tier_root: Path) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    recall(site, [path])
+    image = path.read_bytes()
+    path.write_bytes(image[:2] + b"\xff\xfe\x00\x0aour cat." + image[2:])  # what was in it stays: label and record, too
+    scan_all(site)
+    edited = path.read_bytes()
+    tally = archive(site, paths=[path])
+    assert tally.count("release", Result.DONE) == 1, tally.reasons
+    assert archive(site, paths=[path]).count("release", Result.DONE) == 0
+    undo(site, [path])
+    assert path.read_bytes() == edited
+
+
+def test_rebuild_leaves_an_edited_recalled_file_to_its_user(
+    site: Site, tier_root: Path, settings: Settings, tmp_path: Path
+) -> None:
+    untouched, edited = tier_root / "wide.jpg", tier_root / "2019" / "a.jpg"
+    archive(site, paths=[untouched, edited])
+    recall(site, [untouched, edited])
+    image = edited.read_bytes()
+    edited.write_bytes(image[:2] + b"\xff\xfe\x00\x0aour cat." + image[2:])
+    site.catalog.dispose()
+    for leftover in tmp_path.glob("catalog.db*"):
+        leftover.unlink()
+    upgrade(settings.catalog_url)
+    with open_site(settings) as fresh:
+        rebuild(fresh)
+        assert state_of(fresh, untouched) is State.RECALLED
+        assert state_of(fresh, edited) is State.RESIDENT
 
 
 def test_an_edited_recalled_file_is_a_new_original(site: Site, tier_root: Path) -> None:
