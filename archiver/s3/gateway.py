@@ -132,7 +132,8 @@ class Gateway:
         except Refusal as refusal:
             response = _refused(asked, refusal, request_id)
         except ArchiverError as error:
-            _LOG.warning("%s %s: %s", asked.method, asked.path, error.message)
+            level = logging.INFO if isinstance(error, ObjectMissing) else logging.WARNING
+            _LOG.log(level, "%s %s: %s", asked.method, asked.path, error.message)
             response = _refused(asked, _refusal_of(error), request_id)
         except Exception:
             _LOG.exception("%s %s", asked.method, asked.path)

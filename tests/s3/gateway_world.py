@@ -150,6 +150,7 @@ def configuration(folder: Path, vault: Path, bucket: Bucket, **gateway: Any) -> 
             "catalog": {"url": f"sqlite:///{folder}/catalog.db"},
             "vault": {"path": str(vault)},
             "model": {"profile": "random-7", "preset": "draft", "threads": 1},
+            "decoder": {"where": "worker"},  # most of the tests never decode: no torch for those
             "gateway": {"listen": "127.0.0.1:0", "cache": str(folder / "cache"), **given},
             "tier": [bucket.settings().model_dump(exclude_unset=True, mode="json") | {"kind": "s3"}],
         }

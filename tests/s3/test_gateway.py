@@ -15,6 +15,8 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.fixtures_s3 import Bucket, Seaweed, new_bucket
@@ -161,6 +163,28 @@ def test_ranges_and_conditions_hold_for_generated_images(
         assert (resumed.status, resumed.data) == (206, whole[100:])
         several = gateway.ask(path, Range="bytes=0-9,20-29")
         assert (several.status, several.data) == (200, whole)
+
+
+@pytest.fixture(scope="module")
+def wholes(shared: Bucket, gateway: Gateway, images: dict[str, Released]) -> dict[str, bytes]:
+    """The path of a resident and of a released image, and what is read there."""
+    put_original(shared, images["2019/e.webp"], "whole/resident.webp")
+    put_released(shared, images["2019/e.webp"], "whole/released.webp")
+    paths = (f"/{shared.name}/whole/{name}.webp" for name in ("resident", "released"))
+    return {path: gateway.ask(path).data for path in paths}
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.data())
+def test_any_range_is_that_part_of_the_whole(gateway: Gateway, wholes: dict[str, bytes], data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(sorted(wholes)))
+    whole = wholes[path]
+    first = data.draw(st.integers(0, len(whole) - 1))
+    last = data.draw(st.one_of(st.none(), st.integers(first, len(whole) + 1000)))
+    answer = gateway.ask(path, Range=f"bytes={first}-{'' if last is None else last}")
+    assert answer.status == 206
+    assert answer.data == (whole[first:] if last is None else whole[first : last + 1])
+    assert answer.headers["Content-Range"] == f"bytes {first}-{first + len(answer.data) - 1}/{len(whole)}"
 
 
 def test_fifty_readers_of_one_image_wait_for_one_decode(
