@@ -16,7 +16,7 @@ from threading import Event
 from archiver import formats
 from archiver.catalog.rows import Adopted, DirectoryChange, FileRow, Found, Holding, NewRecord, State, held_name
 from archiver.codec.record import Record
-from archiver.errors import ArchiverError, NothingHeld
+from archiver.errors import ArchiverError, NothingHeld, PlaceholderDamaged
 from archiver.formats import Envelope, Kind, Metadata
 from archiver.lifecycle.outcome import Outcome, Result, attempt, failed
 from archiver.lifecycle.rebuild import ADOPTABLE
@@ -31,13 +31,19 @@ _TOGETHER = 256  # objects that are looked at before the next page is asked for
 def adopt_object(ground: Ground, row: FileRow) -> Outcome:
     """Take in a placeholder as released, a generated image as recalled, with the record that it carries.
 
-    Raises PlaceholderDamaged, EnvelopeDamaged, RecordCorrupt, ObjectChanged, ObjectMissing.
+    SKIPPED where somebody edited the image since. Raises PlaceholderDamaged, EnvelopeDamaged, RecordCorrupt,
+    ObjectChanged, ObjectMissing.
     """
     path = ground.tier.url(row.path)
     found = ground.standing(row)
     _, stream = ground.store.get(row.path, if_match=found.etag)
     with stream:
         body = Body(path, stream.read(), found, ground.dressing(found))
+    looks = formats.look(body.reader())
+    if looks is formats.Found.HEAD:
+        raise PlaceholderDamaged(path=path, problem="only the first block of a generated image is left")
+    if looks is formats.Found.EDITED:
+        return Outcome(path, "adopt", Result.SKIPPED, "edited since it was generated: a new original")
     envelope, metadata = body.carried(*Kind)
     placeholder = envelope.kind is Kind.PLACEHOLDER
     return _taken_in(ground, row, envelope, metadata, None if placeholder else sha256(body.data).digest())

@@ -45,12 +45,16 @@ def test_a_lost_catalog_is_rebuilt_from_the_bucket_and_originals_come_back(world
         recall(site, [world.url("2019/a.jpg")])
     for leftover in tmp_path.glob("catalog.db*"):
         leftover.unlink()
+    # Somebody wrote a caption into a recalled image and put it elsewhere: theirs, though the record is still in it.
+    image = world.get("2019/a.jpg")
+    world.bucket.put("photos/captioned.jpg", image[:2] + b"\xff\xfe\x00\x0aour cat." + image[2:])
     # A copy that lost its metadata, as some tools make them, is known by what it carries.
     world.bucket.put("photos/copied.webp", world.get("wide.webp"))
     with world.site(scanned=False) as site:
         assert rebuild(site).count("adopt", Result.DONE) == len(world.originals) + 1
         states = world.states(site)
         assert states.pop("2019/a.jpg") is State.RECALLED
+        assert world.row(site, "captioned.jpg").state is State.RESIDENT
         assert set(states.values()) == {State.RELEASED}
         assert world.row(site, "copied.webp").state is State.RELEASED
         assert not verify(site).exit_code
