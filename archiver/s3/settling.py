@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from io import BytesIO
 
+from archiver import formats
 from archiver.catalog.rows import FileRow, Holding, State
 from archiver.errors import ArchiverError
 from archiver.lifecycle.outcome import Outcome, Result
@@ -115,8 +117,14 @@ def _settle_recall(spot: _Spot) -> str:
         return "already settled"
     if spot.standing is None or spot.kind() != "generated":
         return "taken back: the placeholder stays"
-    digest = _hash_of(spot.ground, spot.standing)
-    spot.ground.site.catalog.mark_recalled(spot.row.id, digest, version=version_of(spot.standing))
+    catalog, version = spot.ground.site.catalog, version_of(spot.standing)
+    _, stream = spot.ground.store.get(spot.intent.key, if_match=spot.standing.etag)
+    with stream:
+        image = stream.read()
+    if formats.look(BytesIO(image)) is not formats.Found.GENERATED:
+        catalog.mark_superseded(spot.row.id, version=version)
+        return "left alone: it was written to meanwhile"
+    catalog.mark_recalled(spot.row.id, sha256(image).digest(), version=version)
     return "finished"
 
 
