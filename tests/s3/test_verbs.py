@@ -80,7 +80,7 @@ def test_every_verb_takes_the_url_of_an_object(world: World, config: Path, tmp_p
     assert world.stands("wide.webp") is None
     assert json.loads(run("status", url, "--json"))["path"] == url
     assert "released" in run("status", url)
-    assert "2019" in run("status", str(world.url("2019")))
+    assert json.loads(run("status", str(world.url("2019")), "--json"))["path"] == str(world.url("2019"))
     run("record", "show", url)
     run("recall", str(world.url("2019/")))
     assert world.stands(key) is Kind.GENERATED
