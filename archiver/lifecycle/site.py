@@ -17,6 +17,7 @@ from archiver.config import Settings
 from archiver.errors import NotInAnyTier, NotTracked, RecallUnreachable
 from archiver.formats import Limits
 from archiver.models.vault import Vault
+from archiver.s3.tier import S3Tier
 from archiver.tiers.local import LocalTier
 from archiver.tiers.opening import open_tier
 from archiver.tiers.protocol import Tier, Where
@@ -92,7 +93,7 @@ class Site:
         return tuple(tier for tier in self.tiers.values() if isinstance(tier, LocalTier))
 
     def keeper(self, tier: Tier) -> Keeper:
-        """Who does the acts on a tier's files."""
+        """Who does the acts on a tier's files. Raises ObjectsNotInstalled for a bucket without boto3."""
         with self._lock:
             if tier.name not in self._keepers:
                 self._keepers[tier.name] = _keeper(self, tier)
@@ -160,10 +161,10 @@ def _keeper(site: Site, tier: Tier) -> Keeper:
         from archiver.lifecycle.local import LocalKeeper
 
         return LocalKeeper(site, tier)
-    from archiver.s3.keeper import S3Keeper
-    from archiver.s3.tier import S3Tier
-
     assert isinstance(tier, S3Tier)  # there are two kinds
+    tier.store  # noqa: B018 - says so where boto3 is not installed
+    from archiver.s3.keeper import S3Keeper
+
     return S3Keeper(site, tier)
 
 

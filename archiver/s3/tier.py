@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, BinaryIO, Literal
 from archiver.catalog.rows import FileRow
 from archiver.config import S3TierSettings
 from archiver.config_tiers import AREA
-from archiver.errors import ArchiverError, BucketUnreachable, ObjectChanged, ObjectMissing, TierUnreachable
+from archiver.errors import (
+    ArchiverError,
+    BucketUnreachable,
+    ObjectChanged,
+    ObjectMissing,
+    ObjectsNotInstalled,
+    TierUnreachable,
+)
 from archiver.s3.address import ObjectUrl
 from archiver.tiers.protocol import Where
 
@@ -39,8 +46,11 @@ class S3Tier:
 
     @cached_property
     def store(self) -> ObjectStore:
-        """Its objects."""
-        from archiver.s3.store import ObjectStore  # boto3 takes half a second, which a status should not pay
+        """Its objects. Raises ObjectsNotInstalled."""
+        try:
+            from archiver.s3.store import ObjectStore  # boto3 takes half a second, which a status should not pay
+        except ModuleNotFoundError as error:
+            raise ObjectsNotInstalled() from error
 
         return ObjectStore(self.settings)
 

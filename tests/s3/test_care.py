@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -12,7 +13,7 @@ import pytest
 from PIL import Image
 
 from archiver.catalog.rows import State
-from archiver.errors import BucketUnreachable, ObjectArchived, ObjectLocked
+from archiver.errors import BucketUnreachable, ObjectArchived, ObjectLocked, ObjectsNotInstalled
 from archiver.formats import Kind
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
@@ -238,3 +239,12 @@ def test_the_embedded_weights_archive_and_recall_a_bucket(tmp_path: Path, bucket
     with open_site(world.settings) as site:
         assert not undo(site, [world.url("astronaut.jpg")]).exit_code
     assert world.stands("astronaut.jpg") is None
+
+
+def test_a_bucket_without_boto3_says_what_to_install(
+    tmp_path: Path, bucket: Bucket, random_vault: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = make_world(tmp_path, bucket, random_vault, most=0)
+    monkeypatch.setitem(sys.modules, "archiver.s3.store", None)
+    with world.site(scanned=False, settled=False) as site, pytest.raises(ObjectsNotInstalled, match="boto3"):
+        archive(site)
