@@ -43,6 +43,13 @@ class ObjectArchived(ArchiverError):
     hint = "It stays as it is. Restore it on the server first, or leave it there: a record needs one look at the image."
 
 
+class ObjectMarked(ArchiverError):
+    """{path} says that archiver wrote it, and archiver did not"""
+
+    exit_code = 1
+    hint = "A tool kept the metadata of what it wrote over. Take off what begins with `archiver-` to have it archived."
+
+
 class ObjectRefused(ArchiverError):
     """{path}: the server refused it: {reason}"""
 

@@ -68,11 +68,12 @@ def fill(
 ) -> Outcome:
     """From released to recalled: journal, image, catalog. `asker` goes into the audit.
 
-    `written` is called when the whole image stands in the file, durably, whether the catalog knows or not; in another
-    thread. Raises FileModified, ImageRefused (no quality fits the length), StateConflict, OSError; settled then.
+    `written` is called when the whole image stands in the file, whether the catalog knows or not. Raises FileModified,
+    ImageRefused (no quality fits the length), StateConflict, OSError; settled then.
 
-    A reader waits, so what waits for a disk is done beside the encoding, and the last two beside each other: should the
-    power fail when only the catalog's is durable, a placeholder stands there that the journal tells the catalog of.
+    A reader waits for an image, not for its being durable: of the disk it waits for the journal, beside the encoding,
+    and for what must be durable before the first block is written. Should the power fail before the rest is, a
+    placeholder stands there again, which the journal tells the catalog of, and gives the next reader the same image.
     """
     row = subject.row
     assert row.record_id is not None  # carried_by_released compared it
@@ -88,18 +89,14 @@ def fill(
             write_in_place(subject, image)
             digest = hashing.result().digest()
             version = reconcile.version_of(os.fstat(subject.fd))
-            syncing = beside.submit(_sync, subject, written)
+            written()
+            syncing = beside.submit(os.fsync, subject.fd)
             try:
                 site.catalog.mark_recalled(row.id, digest, version=version, detail=asker)
             finally:
                 syncing.result()
             arrow("recall.committed")
     return _done(subject, carried, before)
-
-
-def _sync(file: OpenFile, written: Callable[[], None]) -> None:
-    os.fsync(file.fd)
-    written()
 
 
 def fill_unlisted(

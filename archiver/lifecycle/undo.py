@@ -106,7 +106,7 @@ def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
     """Swap the original in for the placeholder or the recalled image. Raises FileModified when neither stands there."""
     subject.require_unchanged()
     with subject.reader() as file:
-        if formats.read_envelope(file) is None:
+        if formats.look(file) in (formats.Found.ORDINARY, formats.Found.EDITED):
             raise FileModified(path=subject.path, state=subject.row.state.label)
     if subject.row.state is State.RECALLED and fileops.sha256_of(subject.fd) != site.catalog.recalled_hash(
         subject.row.id

@@ -20,10 +20,6 @@ from archiver.s3.objects import ObjectInfo
 from archiver.s3.store import ObjectStore
 from archiver.s3.tier import JOURNAL, S3Tier
 
-OURS = "archiver-kind"
-"""The user metadata by which an object tells that archiver wrote it."""
-
-_SPOKEN_FOR = (State.RECORDED, State.RELEASED, State.RECALLED)
 _LONGEST_ENTRY = 64 << 20
 
 Warn = Callable[[str, str], None]
@@ -89,8 +85,6 @@ class Inquiry:
             return False
         if answer is None:
             return self.should_be_there(doubt.known)
-        if OURS in answer.metadata and doubt.known.state in _SPOKEN_FOR:
-            return False  # a step of an act that was cut off, which settling it will make good
         return differs(doubt.known, as_found(answer))
 
     def head(self, key: str) -> ObjectInfo | ArchiverError | None:

@@ -130,14 +130,14 @@ class Ground:
             self.held.delete(self.held.find(intent.key, int(intent.held.partition("-")[0], 16), sha256))
 
     def is_ours(self, info: ObjectInfo) -> bool:
-        """Whether an object is a placeholder or a generated image, be it that a tool copied it without its metadata.
+        """Whether an object is a placeholder or a generated image that nobody edited, whatever its metadata says.
 
         Raises EnvelopeDamaged, ObjectChanged.
         """
-        if kind_of(info):
-            return True
-        head = self.store.read_head(info.key, HEAD, if_match=info.etag)
-        return formats.read_envelope(BytesIO(head)) is not None
+        _, stream = self.store.get(info.key, if_match=info.etag)
+        with stream:
+            found = formats.look(BytesIO(stream.read()))
+        return found not in (formats.Found.ORDINARY, formats.Found.EDITED)
 
     # -- acts ----------------------------------------------------------------------------------------------------------
 

@@ -50,8 +50,13 @@ class Marks:
 
 
 def kind_of(info: ObjectInfo) -> str:
-    """ "placeholder", "generated" or "held"; "" for an object that archiver did not write."""
-    return info.metadata.get(f"{OURS}kind", "")
+    """ "placeholder", "generated" or "held"; "" for an object that archiver did not write.
+
+    Who edits a generated image with a tool that keeps user metadata leaves the mark on it. But generated images have
+    exactly the length that they say.
+    """
+    kind = info.metadata.get(f"{OURS}kind", "")
+    return "" if kind == "generated" and info.metadata.get(f"{OURS}length") != str(info.size) else kind
 
 
 def marked(dressing: Dressing, marks: Marks, *, storage_class: str | None = None) -> Dressing:

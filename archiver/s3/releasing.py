@@ -24,6 +24,7 @@ from archiver.errors import (
     ObjectArchived,
     ObjectChanged,
     ObjectLocked,
+    ObjectMarked,
     Pinned,
     PlaceholderDamaged,
 )
@@ -38,7 +39,7 @@ from archiver.s3 import placing
 from archiver.s3.caring import expire_object
 from archiver.s3.ground import Body, Ground, version_of
 from archiver.s3.journal import Entry, Intent
-from archiver.s3.marks import Marks, marked
+from archiver.s3.marks import Marks, kind_of, marked
 from archiver.s3.objects import Dressing, ObjectInfo
 from archiver.s3.original import reading
 from archiver.s3.packs import Packed
@@ -92,6 +93,9 @@ def _of_original(ground: Ground, item: Releasing) -> _Ready:
     info = _may_be_touched(ground, row, record)
     if not info.readable:
         raise ObjectArchived(path=ground.tier.url(row.path), storage_class=info.storage_class)
+    if kind_of(info):
+        # Of an original in a bucket with versions, the version is what is held: nothing may take it for one of ours.
+        raise ObjectMarked(path=ground.tier.url(row.path))
     inspection, packed = item.inspection, item.packed
     if inspection is None or (packed is None and exact.is_exact(record.scheme)):
         inspection, packed = _read_again(ground, row, record, inspection, packed)

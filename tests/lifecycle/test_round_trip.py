@@ -167,6 +167,9 @@ def test_a_caption_written_into_a_recalled_file_makes_it_a_new_original(site: Si
     path.write_bytes(image[:2] + b"\xff\xfe\x00\x0aour cat." + image[2:])  # what was in it stays: label and record, too
     scan_all(site)
     edited = path.read_bytes()
+    assert (
+        undo(site, [path]).exit_code and path.read_bytes() == edited
+    )  # the original is there, but --to has to fetch it
     tally = archive(site, paths=[path])
     assert tally.count("release", Result.DONE) == 1, tally.reasons
     assert archive(site, paths=[path]).count("release", Result.DONE) == 0

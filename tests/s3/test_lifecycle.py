@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from archiver.catalog.rows import State
+from archiver.errors import ObjectMarked
 from archiver.formats import Kind
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.outcome import Outcome, Result
@@ -134,6 +135,41 @@ def test_a_recalled_image_that_was_edited_is_never_undone_over(world: World, tmp
         assert not undo(site, [world.url("2019/a.jpg")], to=tmp_path).exit_code
         assert (tmp_path / "a.jpg").read_bytes() == world.originals["2019/a.jpg"]
         assert world.get("2019/a.jpg") == other
+
+
+def test_a_caption_written_into_a_recalled_image_makes_it_a_new_original(
+    tmp_path: Path, versioned_bucket: Bucket, random_vault: Path
+) -> None:
+    """By a tool that keeps what the object wore, which says that archiver generated it."""
+    world = make_world(tmp_path, versioned_bucket, random_vault, most=1)
+    (key,) = world.originals
+    with world.site() as site:
+        archive(site)
+        recall(site, [world.url(key)])
+        image = world.get(key)
+        edited = image[:2] + b"\xff\xfe\x00\x0aour cat." + image[2:]
+        versioned_bucket.put(f"photos/{key}", edited, Metadata=world.head(key)["Metadata"])
+        world.scan(site)
+        assert world.row(site, key).state is State.SUPERSEDED
+        assert undo(site, [world.url(key)]).exit_code == 1
+        assert world.get(key) == edited
+        assert archive(site, paths=[world.url(key)]).count("release", Result.DONE) == 1
+        assert undo(site, [world.url(key)]).count("undo", Result.DONE) == 1
+        assert world.get(key) == edited
+
+
+def test_an_original_that_wears_our_marks_is_never_released(
+    tmp_path: Path, versioned_bucket: Bucket, random_vault: Path
+) -> None:
+    world = make_world(tmp_path, versioned_bucket, random_vault, most=1)
+    (key,) = world.originals
+    refused: list[Outcome] = []
+    with world.site() as site:
+        versioned_bucket.put(f"photos/{key}", world.originals[key], Metadata={"archiver-kind": "placeholder"})
+        world.scan(site)
+        archive(site, listener=refused.append)
+        assert [type(one.error) for one in refused if one.result is Result.REFUSED] == [ObjectMarked]
+        assert world.get(key) == world.originals[key]
 
 
 def test_a_deleted_placeholder_can_be_undone(world: World) -> None:

@@ -153,16 +153,28 @@ def test_an_overwritten_object_that_was_recorded_is_superseded(catalog: Catalog,
     assert rows["b.jpg"].state == State.RECORDED
 
 
-def test_what_archiver_wrote_itself_is_never_called_superseded(catalog: Catalog, tier: S3Tier, bucket: Bucket) -> None:
+def test_what_an_act_under_way_wrote_is_never_called_superseded(catalog: Catalog, tier: S3Tier, bucket: Bucket) -> None:
     """A release that was cut off before its commit: settling it is not the scan's business."""
     bucket.put("a.jpg")
     scan(catalog, tier)
     record_all(catalog)
+    bucket.put(".archiver/journal/1", b'{"owner": {}, "acts": [{"act": "release", "key": "a.jpg"}]}')
     bucket.put("a.jpg", b"placeholder", Metadata={"archiver-kind": "placeholder"})
     for _ in range(2):
         assert sum(scan(catalog, tier).changes) == 0
     assert sum(scan_keys(catalog, tier, ["a.jpg"]).changes) == 0
     assert known(catalog, tier)["a.jpg"].state == State.RECORDED
+
+
+def test_an_edited_image_is_superseded_though_a_tool_kept_what_it_wore(
+    catalog: Catalog, tier: S3Tier, bucket: Bucket
+) -> None:
+    bucket.put("a.jpg")
+    scan(catalog, tier)
+    record_all(catalog)
+    bucket.put("a.jpg", b"edited by hand", Metadata={"archiver-kind": "generated"})
+    assert scan(catalog, tier).changes.superseded == 1
+    assert known(catalog, tier)["a.jpg"].state == State.SUPERSEDED
 
 
 def test_the_same_bytes_again_are_a_use_and_no_change(catalog: Catalog, tier: S3Tier, bucket: Bucket) -> None:
