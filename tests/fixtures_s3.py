@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -219,9 +219,6 @@ def moto_server(_s3_credentials: None) -> Iterator[Moto]:
         shutil.rmtree(folder)
 
 
-_numbers = itertools.count(1)
-
-
 @dataclass(frozen=True)
 class Bucket:
     """A bucket of one test, and boto3's client of its server."""
@@ -263,7 +260,7 @@ class Bucket:
 
 def new_bucket(endpoint: str, versioned: bool = False, lock: bool = False) -> Bucket:
     """An empty bucket of a server."""
-    client, name = client_of(endpoint), f"photos-{os.getpid()}-{next(_numbers)}"
+    client, name = client_of(endpoint), f"photos-{uuid.uuid4().hex[:12]}"
     client.create_bucket(Bucket=name, **({"ObjectLockEnabledForBucket": True} if lock else {}))
     if versioned or lock:
         client.put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from archiver.codec.record import Record, Scheme
+from archiver.decoder.embedded import EmbeddedBackend
 from archiver.decoder.engine import Priority
 from archiver.decoder.networks import LocalRunner
 from archiver.decoder.queued import QueuedEngine
@@ -218,7 +219,9 @@ def _limit_memory(gate: Gate, small: Small, most: int, error: Exception) -> None
         if inputs[0].shape[0] > 2 * most:  # with and without the condition
             raise error
 
-    gate._networks(small.profile.key).denoiser.register_forward_pre_hook(check)
+    backend = gate._backend(small.profile.key)
+    assert isinstance(backend, EmbeddedBackend)
+    backend.networks.denoiser.register_forward_pre_hook(check)
 
 
 def test_out_of_memory_halves_the_batch_for_good_and_nobody_notices(small: Small) -> None:
