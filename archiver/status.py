@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from archiver.catalog.quick import open_reader
-from archiver.catalog.rows import AuditRow, FileRow, HoldingRow, RecordRow, State, TierSummary
+from archiver.catalog.rows import AuditRow, FileRow, HoldingRow, RecordRow, State, StateCount, TierSummary
 from archiver.codec.fidelity import FidelityReport
 from archiver.codec.record import Record
 from archiver.config import Settings
@@ -29,13 +29,18 @@ _HISTORY = 20  # acts told of one file; `archiver audit FILE` has all
 
 @dataclass(frozen=True, slots=True)
 class TierStatus:
-    """A tier as the catalog's counters have it. `given_back`: bytes that its released files no longer take."""
+    """A tier as the catalog's counters have it.
+
+    `released_bytes`: of its released files, as long as they show themselves to be, which on disk is as long as they
+    were. `given_back`: bytes that these no longer take; None of a bucket, whose placeholders are shorter than what they
+    stand for.
+    """
 
     summary: TierSummary
     first_scan_done_at: datetime | None
     last_scan_at: datetime | None
     released_bytes: int
-    given_back: int
+    given_back: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +110,12 @@ def _tier(summary: TierSummary) -> TierStatus:
         first_scan_done_at=_moment(summary.tier.first_scan_done_at),
         last_scan_at=_moment(summary.tier.last_scan_at),
         released_bytes=released.bytes,
-        given_back=max(0, released.bytes - released.files * _BLOCK - summary.held_bytes),
+        given_back=None if summary.tier.kind == "s3" else _given_back(summary, released),
     )
+
+
+def _given_back(summary: TierSummary, released: StateCount) -> int:
+    return max(0, released.bytes - released.files * _BLOCK - summary.held_bytes)
 
 
 def _file(catalog: QuickCatalog | Catalog, tier: Tier, row: FileRow) -> FileStatus:

@@ -99,13 +99,14 @@ def _tier_facts(tier: TierStatus) -> list[tuple[str, Cell]]:
     held = f"{summary.held_files:,} originals, {about_size(summary.held_bytes)}, free when their grace periods end"
     reachable = "" if summary.tier.reachable else "UNREACHABLE: nothing is read as deleted"
     first = "" if tier.first_scan_done_at else "not finished: nothing is archived before"
+    has_released = bool(tier.released_bytes) and tier.given_back is not None
     return [
         ("", reachable),
         ("last scan", human_time(tier.last_scan_at)),
         ("first scan", first),
-        ("released", f"{about_size(tier.released_bytes)} of originals" if tier.released_bytes else ""),
+        ("released", f"{about_size(tier.released_bytes)} of originals" if has_released else ""),
         ("held", held if summary.held_files else ""),
-        ("given back", about_size(tier.given_back) if tier.released_bytes else ""),
+        ("given back", about_size(tier.given_back or 0) if has_released else ""),
     ]
 
 
