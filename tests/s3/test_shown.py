@@ -100,14 +100,14 @@ def test_a_range_is_that_part_of_the_whole(size: int, first: int | None, last: i
         assert found.length == len(part)
 
 
-def info(**metadata: str) -> ObjectInfo:
+def info(size: int = 4096, **metadata: str) -> ObjectInfo:
     ours = {f"archiver-{name}": value for name, value in metadata.items()}
     return ObjectInfo(
-        "k", "aa", 4096, 1_700_000_000 * 10**9, headers=Headers("image/png"), metadata={"by": "me", **ours}
+        "k", "aa", size, 1_700_000_000 * 10**9, headers=Headers("image/png"), metadata={"by": "me", **ours}
     )
 
 
-def of(**changes: Any) -> dict[str, str]:
+def of(size: int = 4096, **changes: Any) -> dict[str, str]:
     marks = {
         "kind": "placeholder",
         "etag": "dd-2",
@@ -115,11 +115,11 @@ def of(**changes: Any) -> dict[str, str]:
         "modified": "2019-07-14T10:20:30+00:00",
         **changes,
     }
-    return Shown.of(info(**marks)).as_headers()
+    return Shown.of(info(size, **marks)).as_headers()
 
 
 def test_a_released_or_recalled_object_is_shown_as_its_original_and_labelled() -> None:
-    released, recalled = of(), of(kind="generated")
+    released, recalled = of(), of(9000, kind="generated")
     assert released == recalled
     assert released == {
         "Accept-Ranges": "bytes",

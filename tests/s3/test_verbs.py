@@ -62,7 +62,11 @@ def test_every_verb_takes_the_url_of_an_object(world: World, config: Path, tmp_p
 
     def run(*arguments: str) -> str:
         result = CliRunner().invoke(
-            cli, [*arguments, "--config", str(config)], catch_exceptions=False, standalone_mode=False
+            cli,
+            [*arguments, "--config", str(config)],
+            env={"COLUMNS": "200"},  # a name that is wrapped is not found
+            catch_exceptions=False,
+            standalone_mode=False,
         )
         assert result.return_value in (0, None), result.output
         return result.stdout

@@ -34,7 +34,7 @@ CONFIG = f"""
 [model]
 profile = "{PROFILE}"
 preset = "draft"
-batch = 4
+batch = 2  # so that a stop, which finishes the batches in hand, finds some that are not
 
 [release]
 min_free = 0
