@@ -42,28 +42,40 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
     with hold(tier, row) as subject:
         subject.require_unchanged()
         envelope, metadata = read_carried(subject, *formats.Kind)
-        record = Record.from_bytes(envelope.record)
-        placeholder = envelope.kind is formats.Kind.PLACEHOLDER
-        site.catalog.adopt(
-            Adopted(
-                NewRecord(
-                    file_id=row.id,
-                    expected=row.version,
-                    payload=envelope.record,
-                    sha256=envelope.source.sha256,
-                    profile=record.profile,
-                    scheme=record.scheme,
-                    format=envelope.source.format,
-                    width=envelope.source.width,
-                    height=envelope.source.height,
-                    metadata=metadata.to_bytes() if metadata else None,
-                ),
-                state=State.RELEASED if placeholder else State.RECALLED,
-                recalled_sha256=None if placeholder else fileops.sha256_of(subject.fd),
-                holding=_held(site, subject, envelope),
-            )
-        )
+        generated = None if envelope.kind is formats.Kind.PLACEHOLDER else fileops.sha256_of(subject.fd)
+        site.catalog.adopt(adopted(row, envelope, metadata, generated, _held(site, subject, envelope)))
         return Outcome(subject.path, "adopt", Result.DONE, record_bytes=len(envelope.record))
+
+
+def adopted(
+    row: FileRow,
+    envelope: formats.Envelope,
+    metadata: formats.Metadata,
+    generated_sha256: bytes | None,
+    holding: Holding | None,
+) -> Adopted:
+    """What the catalog is told of a file that carries `envelope`: released, or recalled where its bytes have a hash.
+
+    Raises RecordCorrupt, RecordVersionUnknown.
+    """
+    record, source = Record.from_bytes(envelope.record), envelope.source
+    return Adopted(
+        NewRecord(
+            file_id=row.id,
+            expected=row.version,
+            payload=envelope.record,
+            sha256=source.sha256,
+            profile=record.profile,
+            scheme=record.scheme,
+            format=source.format,
+            width=source.width,
+            height=source.height,
+            metadata=metadata.to_bytes() if metadata else None,
+        ),
+        state=State.RELEASED if generated_sha256 is None else State.RECALLED,
+        recalled_sha256=generated_sha256,
+        holding=holding,
+    )
 
 
 def _put_placeholder_back(site: Site, tier: LocalTier, row: FileRow) -> None:

@@ -14,10 +14,10 @@ from itertools import islice
 from threading import Event
 
 from archiver import formats
-from archiver.catalog.rows import Adopted, DirectoryChange, FileRow, Found, Holding, NewRecord, State, held_name
-from archiver.codec.record import Record
+from archiver.catalog.rows import DirectoryChange, FileRow, Found, Holding, State, held_name
 from archiver.errors import ArchiverError, NothingHeld, PlaceholderDamaged
 from archiver.formats import Envelope, Kind, Metadata
+from archiver.lifecycle.adopt import adopted
 from archiver.lifecycle.outcome import Outcome, Result, attempt, failed
 from archiver.lifecycle.rebuild import ADOPTABLE
 from archiver.s3.ground import HEAD, Body, Ground
@@ -52,26 +52,8 @@ def adopt_object(ground: Ground, row: FileRow) -> Outcome:
 def _taken_in(
     ground: Ground, row: FileRow, envelope: Envelope, metadata: Metadata, generated_sha256: bytes | None
 ) -> Outcome:
-    record, source = Record.from_bytes(envelope.record), envelope.source
-    ground.site.catalog.adopt(
-        Adopted(
-            NewRecord(
-                file_id=row.id,
-                expected=row.version,
-                payload=envelope.record,
-                sha256=source.sha256,
-                profile=record.profile,
-                scheme=record.scheme,
-                format=source.format,
-                width=source.width,
-                height=source.height,
-                metadata=metadata.to_bytes() if metadata else None,
-            ),
-            state=State.RELEASED if generated_sha256 is None else State.RECALLED,
-            recalled_sha256=generated_sha256,
-            holding=_held(ground, row.path, envelope),
-        )
-    )
+    holding = _held(ground, row.path, envelope)
+    ground.site.catalog.adopt(adopted(row, envelope, metadata, generated_sha256, holding))
     return Outcome(ground.tier.url(row.path), "adopt", Result.DONE, record_bytes=len(envelope.record))
 
 
