@@ -37,7 +37,6 @@ from archiver.lifecycle.site import Site
 
 _LOG = logging.getLogger("archiver.desk")
 _BUSY_RETRY = 0.1  # seconds until a file is tried again that another archiver process acts on; it does not tell when
-_COMMIT_PATIENCE = 2.0  # seconds that readers wait for the catalog once the whole image stands in the file
 _OTHERS = 1024  # descriptors that the rest of the process may use
 _SHOWN = 100  # entries of a list in a report
 
@@ -325,16 +324,11 @@ class RecallDesk:
             return wanted
 
     def has_written(self, job: Job) -> None:
-        """The whole image stands there. A catalog that is locked does not keep its readers for long."""
-
-        def go_on() -> None:
-            with self._lock:
-                readers = self._take_all(job)
-            self._tell_all(readers, Ending.RECALLED, "the catalog does not answer")
-
+        """The whole image stands there: nobody waits for the catalog, which the journal tells should we not."""
         with self._lock:
             job.stage = Stage.COMMITTING
-        self._vigil.at(time.monotonic() + _COMMIT_PATIENCE, go_on)
+            readers = self._take_all(job)
+        self._tell_all(readers, Ending.RECALLED)
 
     # -- reporting -----------------------------------------------------------------------------------------------------
 

@@ -18,24 +18,24 @@ from archiver.formats.envelope import Storage, seal
 from archiver.formats.facts import Block, Encoded, Envelope, Format, Kind, Label, Metadata, Refusal, SourceFacts, Step
 from archiver.formats.stamp import stamp_of
 
-_TILES = 5  # a side of the sample
+_TILES = 3  # a side of the sample; few, so that trying a rung on them costs next to nothing
 _TILE = 64  # pixels a side; whole blocks of every codec
 _CLOSE = 0.9  # of the length: no better rung is looked for
 _ENLARGED = 2  # times as long and wide, or more: between the pixels of the picture there is nothing to show
-_LARGE = 1 << 19  # pixels; the encoding of fewer takes no time to speak of
-# What a picture that is both is encoded at, room or not. JPEG at 89 has a quarter of the colour samples, and they are
-# to spare: 43 dB at three times the size, where 92 with all of them has 47 and takes twice the time.
-_ENOUGH = {Format.JPEG: Step(89), Format.WEBP: Step(90)}  # others: the best there is, which is lossless
+# What is enough, room or not, to show all of a picture that a network made; others: the best there is, which is
+# lossless. One that is enlarged has colour samples to spare: JPEG at 89 keeps a quarter of them, and has 43 dB at three
+# times the size, where 92 with all of them has 47 and takes twice the time.
+_ENOUGH = {Format.JPEG: Step(92), Format.WEBP: Step(95)}
+_ENOUGH_ENLARGED = {Format.JPEG: Step(89), Format.WEBP: Step(90)}
 
 
 def encode_exact(pixels_upright: NDArray[np.uint8], envelope: Envelope, metadata: Metadata, label: Label) -> bytes:
     """A file of exactly `envelope.source.length` bytes that shows the picture as well as fits and can be seen.
 
     `pixels_upright` is uint8 (h, w, 3), sRGB, at any size; it is brought to the source's dimensions, orientation,
-    mode and colour profile. A reader waits for it: a picture that is enlarged much gets no quality that nobody could
-    see, and where it nearly fills its file no better one is looked for; padding fills the rest. The same arguments
-    give the same bytes. Raises ImageRefused(DOES_NOT_FIT) if not even one flat colour fits; `inspect` refuses such
-    files.
+    mode and colour profile. A reader waits for it: a picture gets no quality that nobody could see, and where it nearly
+    fills its file no better one is looked for; padding fills the rest. The same arguments give the same bytes. Raises
+    ImageRefused(DOES_NOT_FIT) if not even one flat colour fits; `inspect` refuses such files.
     """
     facts = envelope.source
     container = container_of(facts.format)
@@ -64,15 +64,11 @@ def encode_exact(pixels_upright: NDArray[np.uint8], envelope: Envelope, metadata
     return container.write(best, blocks, sealed, facts.length)
 
 
-def _enough(container: Container, image: Image.Image, facts: SourceFacts) -> int | None:
-    """The rung beyond which a picture that will be enlarged to the source's size shows no more; None: the more the
-    better.
-    """
-    if facts.width * facts.height < _LARGE:
-        return None
-    if facts.width < _ENLARGED * image.width or facts.height < _ENLARGED * image.height:
-        return None
-    return container.LADDER.index(_ENOUGH.get(facts.format, container.LADDER[-1]))
+def _enough(container: Container, image: Image.Image, facts: SourceFacts) -> int:
+    """The rung beyond which a picture that is brought to the source's size shows no more."""
+    enlarged = facts.width >= _ENLARGED * image.width and facts.height >= _ENLARGED * image.height
+    steps = _ENOUGH_ENLARGED if enlarged else _ENOUGH
+    return container.LADDER.index(steps.get(facts.format, container.LADDER[-1]))
 
 
 def _originals(metadata: Metadata, packets: list[bytes]) -> tuple[Storage, bytes]:
@@ -83,12 +79,12 @@ def _originals(metadata: Metadata, packets: list[bytes]) -> tuple[Storage, bytes
 
 
 def _best_fit(
-    image: Image.Image, container: Container, size: Callable[[Encoded], int], length: int, enough: int | None
+    image: Image.Image, container: Container, size: Callable[[Encoded], int], length: int, enough: int
 ) -> Encoded | None:
     """A rung of the ladder whose file has at most `length` bytes, the highest or close to it; sizes grow by the rung.
 
-    `enough`: the highest that is of use. It is tried first, for it nearly always fits. If not, or without it, a sample
-    tells which rung to try; how it erred tells the next.
+    `enough`: the highest that is of use. It is tried first, for it nearly always fits. If not, a sample tells which
+    rung to try; how it erred tells the next.
     """
     sample = _sample(image)
 
@@ -98,10 +94,10 @@ def _best_fit(
         return len(container.encode(pixels.smoothed(sample, step.smooth), step).data)
 
     scale = image.width * image.height / (sample.width * sample.height)
-    low, high = -1, len(container.LADDER) if enough is None else enough + 1  # low fits, high does not or is not wanted
+    low, high = -1, enough + 1  # low fits, high does not or is not wanted
     best: Encoded | None = None
     while high - low > 1:
-        rung = enough if enough is not None and high > enough else _highest(low, high, sampled, length / scale)
+        rung = enough if high > enough else _highest(low, high, sampled, length / scale)
         step = container.LADDER[rung]
         encoded = container.encode(pixels.smoothed(image, step.smooth), step)
         reached = size(encoded)

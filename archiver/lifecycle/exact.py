@@ -116,9 +116,9 @@ def restore(
         reconcile.write_over(subject.fd, original)
         fileops.set_times(subject.fd, subject.stat.st_atime_ns, subject.stat.st_mtime_ns)
         os.fsync(subject.fd)
-        written()
         if fileops.sha256_of(subject.fd) != envelope.source.sha256:
             raise PlaceholderDamaged(path=subject.path, problem="the disk does not give back what was written to it")
+        written()
         reconcile.commit_restore(site, tier, row, copy, os.fstat(subject.fd), detail=asker)
         arrow("restore.committed")
     after = fileops.allocated_bytes(subject.fd)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -55,6 +56,15 @@ def ask(desk: RecallDesk, path: Path, asker: Asker | None = None, pidfd: int | N
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     waiting.reader = desk.ask(fd, asker or myself(), waiting, pidfd=pidfd)
     return waiting
+
+
+def at_rest(desk: RecallDesk) -> RecallDesk:
+    """The desk once it has told the catalog, too, of what its readers have long got."""
+    deadline = time.monotonic() + PATIENCE
+    while desk.report().files_under_way:
+        assert time.monotonic() < deadline, "it does not come to rest"
+        time.sleep(0.005)
+    return desk
 
 
 def with_recall(settings: Settings, **recall: object) -> Settings:

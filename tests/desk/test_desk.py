@@ -24,7 +24,7 @@ from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
 from archiver.tiers.scan import scan
-from tests.desk.conftest import Gate, ask, desk_of
+from tests.desk.conftest import Gate, ask, at_rest, desk_of
 from tests.lifecycle.conftest import decoded, photograph, row_of
 
 
@@ -56,8 +56,9 @@ def test_a_reader_gets_the_image_that_the_command_would_make(site: Site, release
                 before.st_size,
                 before.st_mtime_ns,
             )
-            assert row_of(site, path).state is State.RECALLED
             decoded(path)
+            at_rest(desk)
+            assert row_of(site, path).state is State.RECALLED
 
 
 def test_a_generated_image_says_that_it_is_one(site: Site, released: list[Path]) -> None:
@@ -169,7 +170,8 @@ def test_a_reader_that_is_killed_leaves_nothing_behind(site: Site, released: lis
         assert gate.decodes == 2  # of the first, and of the one just asked for
         assert released[0].read_bytes() == before[released[0]]
         assert released[1].read_bytes() == before[released[1]]
-        assert desk.report().readers == desk.report().files_under_way == desk.report().files_queued == 0
+        assert desk.report().readers == desk.report().files_queued == 0
+        at_rest(desk)
     assert {row_of(site, path).state for path in released[:2]} == {State.RELEASED}
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 1
 
@@ -241,6 +243,25 @@ def test_a_locked_catalog_keeps_no_reader(site: Site, released: list[Path]) -> N
             assert kind_of(released[0]) is formats.Kind.GENERATED
             other.execute("ROLLBACK")
     assert row_of(site, released[0]).state is State.RECALLED
+
+
+def test_what_a_reader_writes_before_the_catalog_knows_of_the_image_stays(site: Site, released: list[Path]) -> None:
+    path = released[0]
+    with desk_of(site) as desk:
+        database = site.settings.catalog_url.removeprefix("sqlite:///")
+        with closing(sqlite3.connect(database, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            ask(desk, path).verdict()
+            with path.open("r+b") as file:
+                file.seek(-1, os.SEEK_END)
+                file.write(b"!")
+            edited = path.read_bytes()
+            other.execute("ROLLBACK")
+        at_rest(desk)
+    scan(site.catalog, site.tiers["photos"])
+    assert row_of(site, path).state is State.SUPERSEDED
+    archive(site, paths=[path])
+    assert path.read_bytes() == edited
 
 
 def test_after_every_recall_catalog_and_files_agree(site: Site, released: list[Path]) -> None:

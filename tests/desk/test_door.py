@@ -23,7 +23,7 @@ from archiver.desk.service import DeskService
 from archiver.errors import DeskUnreachable
 from archiver.lifecycle.site import Site
 from tests.access.released import kind_of
-from tests.desk.conftest import Gate, ask, with_recall
+from tests.desk.conftest import Gate, ask, at_rest, with_recall
 
 
 @pytest.fixture
@@ -45,6 +45,7 @@ def test_the_report_of_a_running_desk_is_the_same_at_its_socket(
     site: Site, service: DeskService, released: list[Path]
 ) -> None:
     ask(service.desk, released[0]).verdict()
+    at_rest(service.desk)
     report = client.report(at(site))
     assert isinstance(report, Report)
     assert report == service.report()

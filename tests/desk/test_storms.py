@@ -20,7 +20,7 @@ from archiver.desk.history import Ending
 from archiver.desk.waiting import FairQueue
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site
-from tests.desk.conftest import Gate, Waiting, ask, desk_of
+from tests.desk.conftest import Gate, Waiting, ask, at_rest, desk_of
 from tests.lifecycle.conftest import row_of
 
 READERS = 500
@@ -76,7 +76,7 @@ def test_five_hundred_readers_of_five_hundred_files_are_each_served(
         waiting = [ask(desk, copy) for copy in copies]
         assert threading.active_count() <= threads + 5
         assert {one.verdict().ending for one in waiting} == {Ending.RECALLED}
-        assert desk.report().last_hour == READERS
+        assert at_rest(desk).report().last_hour == READERS
     assert all(copy.read_bytes() == image for copy in copies)
 
 
@@ -127,13 +127,13 @@ def test_no_more_files_are_recalled_in_an_hour_than_the_budget_says(site: Site, 
         third = ask(desk, released[2])
         assert {one.verdict().ending for one in first} == {Ending.RECALLED}
         assert (third.verdict().errno, third.verdict().ending) == (0, Ending.FULL)
-        assert desk.report().last_hour == 2
+        assert at_rest(desk).report().last_hour == 2
         assert desk.report().full == 1
     # The next process knows of them; what the command recalls is no reader's.
     with desk_of(site, per_hour=2) as desk:
         assert ask(desk, released[2]).verdict().ending is Ending.FULL
         recall(site, [released[2]])
-        assert desk.report().last_hour == 2
+        assert at_rest(desk).report().last_hour == 2
     budget = Budget(3)
     budget.load(site.catalog)
     assert budget.count() == 2

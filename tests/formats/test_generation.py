@@ -115,7 +115,7 @@ def test_more_room_gives_a_better_picture(name: str) -> None:
             shown = np.asarray(ImageOps.exif_transpose(image), dtype=float)
         wanted = np.asarray(Image.fromarray(PIXELS).resize((320, 240), Image.Resampling.LANCZOS), dtype=float)
         errors.append(np.abs(shown - wanted).mean())
-    assert errors[0] > errors[1] > errors[2]
+    assert errors[0] > errors[1] >= errors[2]  # beyond a quality that shows all of it there is no better one
 
 
 @pytest.mark.parametrize(("fmt", "quality"), [("JPEG", 95), ("WEBP", 98)])
