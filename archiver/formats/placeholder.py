@@ -11,7 +11,7 @@ from PIL import Image
 
 from archiver.errors import ImageRefused
 from archiver.formats import pixels
-from archiver.formats.containers import Container, container_of
+from archiver.formats.containers import container_of
 from archiver.formats.envelope import Storage, seal
 from archiver.formats.facts import BLOCK, Block, Envelope, Kind, Metadata, Refusal, SourceFacts
 
@@ -51,25 +51,21 @@ def _head(
     container = container_of(facts.format)
     if len(sealed) + sum(len(block.data) for block in blocks) > BLOCK:
         return None
+    # Of the small colour map, not of each picture that is made of it.
+    colours = pixels.from_srgb(pixels.from_array(preview), container.icc_of(blocks), facts.mode)
     for long_side in _LONG_SIDES:
         if not smallest <= long_side <= container.PREVIEW_LONG_SIDE:
             continue
-        image = _picture(container, facts, blocks, preview, long_side)
+        image = _picture(colours, facts, long_side)
+        image = pixels.to_stored(image, facts.orientation) if blocks else image
         head = container.write(container.encode(image, container.PREVIEW), blocks, sealed)
         if len(head) <= BLOCK:
             return head
     return None
 
 
-def _picture(
-    container: Container, facts: SourceFacts, blocks: Sequence[Block], preview: NDArray[np.uint8], long_side: int
-) -> Image.Image:
-    """The blurred colour map in the source's mode.
-
-    With the native metadata also in its profile and orientation, which are then stated.
-    """
+def _picture(colours: Image.Image, facts: SourceFacts, long_side: int) -> Image.Image:
+    """The blurred colour map."""
     width, height = facts.upright_size
     scale = long_side / max(width, height)
-    image = pixels.blurred(preview, (max(1, round(width * scale)), max(1, round(height * scale))))
-    image = pixels.from_srgb(image, container.icc_of(blocks), facts.mode)
-    return pixels.to_stored(image, facts.orientation) if blocks else image
+    return pixels.blurred(colours, (max(1, round(width * scale)), max(1, round(height * scale))))

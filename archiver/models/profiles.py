@@ -6,7 +6,9 @@ import hashlib
 import json
 import re
 import tomllib
+from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +103,8 @@ def format_of(directory: Path) -> str:
     return str(tomllib.loads((directory / PROFILE_FILE).read_text(encoding="utf-8")).get("format", ""))
 
 
-def parse_profile(text: bytes, path: object) -> ProfileInfo:
+@lru_cache(maxsize=16)  # the same few are asked for with every release
+def parse_profile(text: bytes, path: Hashable) -> ProfileInfo:
     """Read what a `profile.toml` holds; `path` names it in the error. Raises ProfileInvalid."""
     try:
         return describe(tomllib.loads(text.decode("utf-8")))

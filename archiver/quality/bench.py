@@ -23,7 +23,7 @@ from archiver.codec.picture import Picture, working_size
 from archiver.codec.record import Scheme
 from archiver.codec.schemes import PRESETS, SUPPORTED
 from archiver.decoder.engine import Engine
-from archiver.formats.pixels import array, blurred, decoding, enlarged, shrunk, to_srgb
+from archiver.formats.pixels import array, blurred, decoding, enlarged, from_array, shrunk, to_srgb
 from archiver.quality.codecs import CODECS
 from archiver.quality.judge import SemanticJudge
 from archiver.quality.natural import NaturalJudge
@@ -169,7 +169,7 @@ class Bench:
         if other is not None:
             yield Variant("another photograph", "", other)
         colours = shrink(pixels, _COLOUR_SIDE, _COLOUR_SIDE)
-        yield Variant("16x16 colours, enlarged", "", array(blurred(colours, (width, height))))
+        yield Variant("16x16 colours, enlarged", "", array(blurred(from_array(colours), (width, height))))
         if self._reconstruct is None:
             return
         for side in sorted({max(width, height), self._engine.profile.long_side}, reverse=True):

@@ -22,7 +22,7 @@ from archiver.models.embedded.denoiser import TIMESTEPS, Conditions, Denoiser, c
 from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos, to_tensor
 from archiver.training.denoiser import draw, estimate
-from archiver.training.features import Features, trained_autoencoder
+from archiver.training.features import Features, trained_autoencoder, trained_critics
 from archiver.training.loop import PARTS, Budget, Rhythm, Trainer, averaged_weights
 from archiver.training.sight import Sight, critics_for
 
@@ -134,6 +134,7 @@ def train_finish(
     denoiser.load_state_dict(averaged_weights(out / "denoiser.safetensors"))
     decoder = autoencoder.decoder.requires_grad_(True)
     network = Finished(denoiser, decoder, published_backbone()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.critics.load_state_dict(trained_critics(out))
     trainer = Trainer(network, out / "finish.safetensors", rhythm, seed)
     lesson = _Lesson(network, autoencoder, features, photos)
 
