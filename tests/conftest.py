@@ -16,10 +16,10 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """With $ARCHIVER_TEST_REQUIRE a skipped test is a failed one: a missing program must not hide behind an 's'.
 
-    But for those that need somebody's own pictures, which nobody can install.
+    But for those that need somebody's own pictures, or a build of torchvision that is not to be had for every torch.
     """
     report = yield
-    optional = item.get_closest_marker("corpus") or hasattr(report, "wasxfail")
+    optional = any(map(item.get_closest_marker, ("corpus", "open_clip"))) or hasattr(report, "wasxfail")
     if report.skipped and not optional and os.environ.get("ARCHIVER_TEST_REQUIRE"):
         report.outcome = "failed"
         report.longrepr = f"ARCHIVER_TEST_REQUIRE is set and this test was skipped: {report.longrepr}"

@@ -421,7 +421,9 @@ def test_the_commands_pull_show_pin_and_unpin(hub: HubServer, recipe: Recipe, tm
     )
 
     def run(*words: str) -> tuple[int, str]:
-        answer = CliRunner().invoke(cli, ["--config", str(tmp_path / "config.toml"), "models", *words])
+        answer = CliRunner(env={"COLUMNS": "200"}).invoke(
+            cli, ["--config", str(tmp_path / "config.toml"), "models", *words]
+        )
         if answer.exception is not None and not isinstance(answer.exception, SystemExit):
             raise answer.exception
         return answer.return_value if answer.return_value is not None else answer.exit_code, answer.output
