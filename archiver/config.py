@@ -204,6 +204,7 @@ class RecallSettings(Section):
     """How readers of released files are answered."""
 
     mode: Literal["transparent", "managed"] = "transparent"
+    events: Literal["auto", "open"] = "auto"
     socket: AbsolutePath = Path("/run/archiver/recall.sock")
     on_failure: Literal["placeholder", "error"] = "placeholder"
     deadline: Interval = timedelta(minutes=5)

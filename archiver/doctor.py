@@ -269,7 +269,7 @@ def _folder(settings: Settings, tier: LocalTier, row: TierRow | None) -> Iterato
         tier.check()
         yield _space(subject, settings, tier)
         yield _abilities(subject, tier.probe())
-        yield _recall_on_read(subject, tier)
+        yield _recall_on_read(subject, tier, settings.recall.events)
         under_way = len(list(journal.left_behind(tier.journal_fd)))
         if under_way:
             hint = "A crash left them; the next start of the daemon settles them, or `archiver reconcile`."
@@ -304,8 +304,8 @@ def _recall_service(settings: Settings) -> Iterator[Check]:
     yield Check("archiver-recall", Verdict.WARNING, f"not at {socket}: readers see placeholders", hint)
 
 
-def _recall_on_read(subject: str, tier: LocalTier) -> Check:
-    """What this kernel can tell us of readers of a tier."""
+def _recall_on_read(subject: str, tier: LocalTier, events: str = "auto") -> Check:
+    """What this kernel can tell us of readers of a tier, and what of it the configuration wants."""
     try:
         group = fanotify.open_group()
     except OSError as error:
@@ -316,6 +316,8 @@ def _recall_on_read(subject: str, tier: LocalTier) -> Check:
         how = fanotify.ability(group, tier.root_fd)
     finally:
         os.close(group)
+    if how is not How.NOTHING and events == "open":
+        return Check(subject, Verdict.OK, "recall on read: when a file is opened, as [recall] events says")
     if how is How.READ:
         return Check(subject, Verdict.OK, "recall on read: when a file is read (FAN_PRE_ACCESS)")
     if how is How.OPEN:

@@ -210,9 +210,10 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
-def terms_of(settings: Settings, hows: tuple[How, ...]) -> Terms:
+def terms_of(settings: Settings) -> Terms:
     """What the configuration says about readers."""
     recall = settings.recall
+    hows = (How.OPEN,) if recall.events == "open" else (How.READ, How.OPEN)
     return Terms(deadline=recall.deadline.total_seconds(), refuse=recall.on_failure == "error", hows=hows)
 
 
@@ -245,15 +246,11 @@ def main(arguments: list[str] | None = None) -> None:
     """The console script."""
     parser = argparse.ArgumentParser("archiver-recall", description="Let readers of released files wait for a recall.")
     parser.add_argument("--config", type=Path, help="configuration (else $ARCHIVER_CONFIG, else the usual places)")
-    parser.add_argument(
-        "--events", choices=("auto", "open"), default="auto", help="open: by opens even where reads could be seen"
-    )
     options = parser.parse_args(arguments)
-    hows = (How.OPEN,) if options.events == "open" else (How.READ, How.OPEN)
     try:
         file = config.config_path(options.config)
         settings = config.load(file)
-        sys.exit(serve(settings.recall.socket, terms_of(settings, hows), [file]))
+        sys.exit(serve(settings.recall.socket, terms_of(settings), [file]))
     except ArchiverError as error:
         sys.stderr.write(f"archiver-recall: {error.message}\n{error.hint}\n")
         sys.exit(error.exit_code)

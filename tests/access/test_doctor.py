@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from archiver import doctor
+from archiver.access.protocol import How
+from archiver.access.supervisor import terms_of
 from archiver.config import LocalTierSettings, Settings
 from archiver.doctor import Verdict
 from archiver.tiers.local import LocalTier
@@ -15,10 +17,10 @@ from tests.access.watching import Site
 pytestmark = pytest.mark.root
 
 
-def finding(root: Path) -> doctor.Check:
+def finding(root: Path, events: str = "auto") -> doctor.Check:
     tier = LocalTier(LocalTierSettings(name="tier", path=root))
     try:
-        return doctor._recall_on_read("tier", tier)
+        return doctor._recall_on_read("tier", tier, events)
     finally:
         tier.close()
 
@@ -30,6 +32,17 @@ def test_it_says_of_each_tier_by_what_its_readers_are_seen(site: Site) -> None:
     assert (memory.verdict, memory.finding) == (
         Verdict.WARNING,
         "recall on read: when a file is opened (FAN_OPEN_PERM)",
+    )
+
+
+def test_opens_are_what_counts_where_the_configuration_says_so(site: Site) -> None:
+    settings = Settings.model_validate({"recall": {"events": "open"}})
+    assert terms_of(settings).hows == (How.OPEN,)
+    assert terms_of(Settings()).hows == (How.READ, How.OPEN)
+    seen = finding(site.disk, "open")
+    assert (seen.verdict, seen.finding) == (
+        Verdict.OK,
+        "recall on read: when a file is opened, as [recall] events says",
     )
 
 
