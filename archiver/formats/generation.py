@@ -20,7 +20,8 @@ from archiver.formats.stamp import stamp_of
 
 _TILES = 3  # a side of the sample; few, so that trying a rung on them costs next to nothing
 _TILE = 64  # pixels a side; whole blocks of every codec
-_CLOSE = 0.9  # of the length: no better rung is looked for
+_CLOSE = 0.85  # of the length: no better rung is looked for
+_AIM = 0.95  # of the length: a sample errs by as much
 _ENLARGED = 2  # times as long and wide, or more: between the pixels of the picture there is nothing to show
 # What is enough, room or not, to show all of a picture that a network made; others: the best there is, which is
 # lossless. One that is enlarged has colour samples to spare: JPEG at 89 keeps a quarter of them, and has 43 dB at three
@@ -83,8 +84,7 @@ def _best_fit(
 ) -> Encoded | None:
     """A rung of the ladder whose file has at most `length` bytes, the highest or close to it; sizes grow by the rung.
 
-    `enough`: the highest that is of use. It is tried first, for it nearly always fits. If not, a sample tells which
-    rung to try; how it erred tells the next.
+    `enough`: the highest that is of use. A sample tells which rung to try; how it erred tells the next.
     """
     sample = _sample(image)
 
@@ -97,7 +97,7 @@ def _best_fit(
     low, high = -1, enough + 1  # low fits, high does not or is not wanted
     best: Encoded | None = None
     while high - low > 1:
-        rung = enough if high > enough else _highest(low, high, sampled, length / scale)
+        rung = _highest(low, high, sampled, _AIM * length / scale)
         step = container.LADDER[rung]
         encoded = container.encode(pixels.smoothed(image, step.smooth), step)
         reached = size(encoded)
@@ -114,7 +114,9 @@ def _best_fit(
 
 def _highest(low: int, high: int, size: Callable[[int], int], room: float) -> int:
     """The highest rung strictly between low and high whose size is within room; the lowest of them if none is."""
-    floor = low + 1
+    if size(high - 1) <= room:  # which it nearly always is
+        return high - 1
+    floor, high = low + 1, high - 1
     while high - low > 1:
         middle = (low + high) // 2
         if size(middle) <= room:
