@@ -115,7 +115,7 @@ def _tier(summary: TierSummary) -> TierStatus:
 
 
 def _given_back(summary: TierSummary, released: StateCount) -> int:
-    return max(0, released.bytes - released.files * _BLOCK - summary.held_bytes)
+    return max(0, released.bytes - released.files * _BLOCK - summary.behind_bytes - summary.held_bytes)
 
 
 def _file(catalog: QuickCatalog | Catalog, tier: Tier, row: FileRow) -> FileStatus:

@@ -60,14 +60,24 @@ class Acts(Recorder):
         return noted
 
     def mark_released(
-        self, file_id: int, record_id: int, *, version: Version, holding: Holding | None = None, rule: str = ""
+        self,
+        file_id: int,
+        record_id: int,
+        *,
+        version: Version,
+        holding: Holding | None = None,
+        rule: str = "",
+        behind: int = 0,
     ) -> None:
-        """recorded -> released: a placeholder (`version`) stands there, the original is held, or deleted."""
+        """recorded -> released: a placeholder (`version`) stands there, the original is held, or deleted.
+
+        `behind`: bytes on disk that the placeholder takes beyond one block.
+        """
         with self._change() as ledger:
             file = _locked(ledger, file_id, State.RECORDED)
             if file.record_id != record_id:
                 _conflict(ledger, file, f"recorded as {record_id}")
-            file = _moved(ledger, file, State.RELEASED, version)
+            file = _moved(ledger, file, State.RELEASED, version, behind=behind)
             if holding is not None:
                 _hold(ledger, file, holding)
             ledger.tell(Act.RELEASED, file, rule=rule)
@@ -127,7 +137,7 @@ class Acts(Recorder):
             if file.version != new.expected:
                 _conflict(ledger, file, "as it was read")
             file = _recorded_as_before(ledger, file, new) or _recorded(ledger, [(file, new)])[0]
-            file = _moved(ledger, file, State.RELEASED, new.expected)
+            file = _moved(ledger, file, State.RELEASED, new.expected, behind=adopted.behind)
             if adopted.state is State.RECALLED:
                 file = _moved(ledger, file, State.RECALLED, new.expected)
             if adopted.recalled_sha256 is not None:
@@ -197,8 +207,12 @@ def _conflict(ledger: Ledger, file: Locked, expected: str) -> None:
     raise StateConflict(path=path_of(ledger, file), found=State(file.state).label, expected=expected)
 
 
-def _moved(ledger: Ledger, file: Locked, state: State, version: Version, *, used: bool = False) -> Locked:
+def _moved(
+    ledger: Ledger, file: Locked, state: State, version: Version, *, used: bool = False, behind: int | None = None
+) -> Locked:
     new = file.at_version(version)._replace(state=state, refusal=None)
+    if behind is not None:
+        new = new._replace(behind=behind or None)
     if used:
         # Somebody wanted it back: it is not cold again before the rules' time has passed anew.
         new = new._replace(accessed_at=max(new.accessed_at, ledger.at))

@@ -26,6 +26,7 @@ class Counters(Recorder):
                 tuple(StateCount(state, *kept.get((row["id"], state), (0, 0))) for state in State),
                 row["held_files"],
                 row["held_bytes"],
+                row["behind_bytes"],
             )
             for row in tiers
         ]
@@ -50,6 +51,7 @@ class Counters(Recorder):
                 connection.exec_driver_sql("LOCK TABLE file, holding, counter, tier IN SHARE ROW EXCLUSIVE MODE")
             kept, counted = _kept(connection), _counted(connection)
             held_kept, held_counted = _held_kept(connection), _held_counted(connection)
+            behind_kept, behind_counted = _behind_kept(connection), _behind_counted(connection)
             names = {row.id: row.name for row in connection.execute(select(Tier.id, Tier.name))}
             corrections = []
             for tier_id, name in sorted(names.items()):
@@ -67,6 +69,10 @@ class Counters(Recorder):
                     if correct:
                         fix = update(Tier).where(Tier.id == tier_id).values(held_files=should[0], held_bytes=should[1])
                         connection.execute(fix)
+                if behind_kept[tier_id] != (behind := behind_counted.get(tier_id, 0)):
+                    corrections.append(Correction(name, "behind", 0, behind_kept[tier_id], 0, behind))
+                    if correct:
+                        connection.execute(update(Tier).where(Tier.id == tier_id).values(behind_bytes=behind))
             if correct:
                 numbers = {name: tier_id for tier_id, name in names.items()}
                 for wrong in corrections:
@@ -92,6 +98,15 @@ def _counted(connection: Connection) -> dict[tuple[int, int], _Count]:
 def _held_kept(connection: Connection) -> dict[int, _Count]:
     query = select(Tier.id, Tier.held_files, Tier.held_bytes)
     return {tier: (files, size) for tier, files, size in connection.execute(query)}
+
+
+def _behind_kept(connection: Connection) -> dict[int, int]:
+    return {row.id: row.behind_bytes for row in connection.execute(select(Tier.id, Tier.behind_bytes))}
+
+
+def _behind_counted(connection: Connection) -> dict[int, int]:
+    query = select(File.tier_id, func.sum(File.behind)).where(File.state == State.RELEASED, File.behind.is_not(None))
+    return {tier: int(size or 0) for tier, size in connection.execute(query.group_by(File.tier_id))}
 
 
 def _held_counted(connection: Connection) -> dict[int, _Count]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import Connection, bindparam, insert, select, text, update
 
-from archiver.catalog.rows import Act, Version
+from archiver.catalog.rows import Act, State, Version
 from archiver.catalog.store import PAGE, Store
 from archiver.catalog.tables import Audit, Counter, File, Profile, Rule, Tier
 
@@ -31,6 +31,12 @@ class Locked(NamedTuple):
     accessed_at: int
     record_id: int | None
     refusal: str | None
+    behind: int | None
+
+    @property
+    def takes_behind(self) -> int:
+        """Bytes on disk that it takes as a placeholder beyond one block."""
+        return self.behind or 0 if self.state == State.RELEASED else 0
 
     @property
     def version(self) -> Version:
@@ -54,6 +60,7 @@ _LOCK = (
         File.accessed_at,
         File.record_id,
         File.refusal,
+        File.behind,
     )
     .where(File.id.in_(bindparam("ids", expanding=True)))
     .order_by(File.id)  # one order for all, so that two transactions never wait for each other
@@ -63,7 +70,10 @@ _WRITE = (
     update(File)
     .where(File.id == bindparam("file"))
     .values(
-        {key: bindparam(key) for key in ("state", "size", "mtime_ns", "inode", "accessed_at", "record_id", "refusal")}
+        {
+            key: bindparam(key)
+            for key in ("state", "size", "mtime_ns", "inode", "accessed_at", "record_id", "refusal", "behind")
+        }
     )
 )
 _COUNT = (
@@ -71,10 +81,14 @@ _COUNT = (
     .where(Counter.tier_id == bindparam("tier"), Counter.state == bindparam("of"))
     .values(files=Counter.files + bindparam("more_files"), bytes=Counter.bytes + bindparam("more_bytes"))
 )
-_HOLD = (
+_TIER = (
     update(Tier)
     .where(Tier.id == bindparam("tier"))
-    .values(held_files=Tier.held_files + bindparam("more_files"), held_bytes=Tier.held_bytes + bindparam("more_bytes"))
+    .values(
+        held_files=Tier.held_files + bindparam("more_files"),
+        held_bytes=Tier.held_bytes + bindparam("more_bytes"),
+        behind_bytes=Tier.behind_bytes + bindparam("more_behind"),
+    )
 )
 
 
@@ -85,7 +99,7 @@ class Ledger:
         self.connection = connection
         self.at = at
         self._counts: defaultdict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
-        self._held: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0])
+        self._tiers: defaultdict[int, list[int]] = defaultdict(lambda: [0, 0, 0])  # held files, bytes; bytes behind
         self._audit: list[dict[str, Any]] = []
         self._numbers: dict[str | bytes, int] = {}  # of rules and profiles
 
@@ -94,7 +108,7 @@ class Ledger:
         found = {}
         for ids in pages(sorted(set(file_ids))):
             for row in self.connection.execute(_LOCK, {"ids": ids}):
-                found[row[0]] = Locked(*row)
+                found[row[0]] = Locked._make(row)
         return found
 
     def write(self, pairs: Sequence[tuple[Locked, Locked]]) -> None:
@@ -113,6 +127,7 @@ class Ledger:
                     "accessed_at": new.accessed_at,
                     "record_id": new.record_id,
                     "refusal": new.refusal,
+                    "behind": new.behind,
                 }
                 for _, new in pairs
             ],
@@ -120,6 +135,7 @@ class Ledger:
         for old, new in pairs:
             self.count(old.tier_id, old.state, -1, -old.size)
             self.count(new.tier_id, new.state, 1, new.size)
+            self._tiers[new.tier_id][2] += new.takes_behind - old.takes_behind
 
     def count(self, tier_id: int, state: int, files: int, size: int) -> None:
         """Move a state's counter."""
@@ -129,7 +145,7 @@ class Ledger:
 
     def hold(self, tier_id: int, files: int, size: int) -> None:
         """Move the counter of the holding area."""
-        entry = self._held[tier_id]
+        entry = self._tiers[tier_id]
         entry[0] += files
         entry[1] += size
 
@@ -177,13 +193,13 @@ class Ledger:
         ]
         if counts:
             self.connection.execute(_COUNT, counts)
-        held = [
-            {"tier": tier, "more_files": files, "more_bytes": size}
-            for tier, (files, size) in sorted(self._held.items())
-            if files or size
+        tiers = [
+            {"tier": tier, "more_files": files, "more_bytes": size, "more_behind": behind}
+            for tier, (files, size, behind) in sorted(self._tiers.items())
+            if files or size or behind
         ]
-        if held:
-            self.connection.execute(_HOLD, held)
+        if tiers:
+            self.connection.execute(_TIER, tiers)
 
     def _write_audit(self) -> None:
         if self._audit:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 _URL = re.compile(r"sqlite(?:\+pysqlite)?:///(?P<path>/[^?]*)")
 _TIER = (
-    "SELECT id, name, kind, root, identity, reachable, first_scan_done_at, last_scan_at, held_files, held_bytes"
+    "SELECT id, name, kind, root, identity, reachable, first_scan_done_at, last_scan_at, held_files, held_bytes,"
+    " behind_bytes"
     " FROM tier ORDER BY name"
 )
 _UNSIGNED = 1 << 64

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, overload
 
-SCHEMA = "0001"
+SCHEMA = "0002"
 """The Alembic revision that this program reads and writes."""
 
 
@@ -302,12 +302,16 @@ class StateCount:
 
 @dataclass(frozen=True, slots=True)
 class TierSummary:
-    """A tier with its counters, kept and not counted; every state has an entry."""
+    """A tier with its counters, kept and not counted; every state has an entry.
+
+    `behind_bytes`: what placeholders take on disk beyond one block each, for those that keep more than a record.
+    """
 
     tier: TierRow
     states: tuple[StateCount, ...]
     held_files: int
     held_bytes: int
+    behind_bytes: int
 
     def of(self, state: State) -> StateCount:
         """The count of one state."""
@@ -316,7 +320,7 @@ class TierSummary:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """A counter that did not agree with the rows; `what` is a state's label or "held"."""
+    """A counter that did not agree with the rows; `what` is a state's label, "held" or "behind"."""
 
     tier: str
     what: str
@@ -385,10 +389,12 @@ class Adopted:
     inside.
 
     `record` holds what it carries; its `file_id` and `expected` name the row and what was read. `recalled_sha256` is
-    the hash of a generated image's bytes, `holding` the held original if it is still there.
+    the hash of a generated image's bytes, `holding` the held original if it is still there, `behind` the bytes on disk
+    that a placeholder takes beyond one block.
     """
 
     record: NewRecord
     state: State
     recalled_sha256: bytes | None = None
     holding: Holding | None = None
+    behind: int = 0

@@ -91,7 +91,7 @@ class Base(DeclarativeBase):
 
 
 class Tier(Base):
-    """A place that holds images, with the counters of what its holding area holds."""
+    """A place that holds images, with the counters of what its holding area and its larger placeholders hold."""
 
     __tablename__ = "tier"
 
@@ -105,6 +105,7 @@ class Tier(Base):
     last_scan_at: Mapped[int | None] = mapped_column(BigInteger)
     held_files: Mapped[int] = mapped_column(BigInteger)
     held_bytes: Mapped[int] = mapped_column(BigInteger)
+    behind_bytes: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
 
     __table_args__ = (CheckConstraint("held_files >= 0 AND held_bytes >= 0", name="held"),)
 
@@ -142,6 +143,7 @@ class File(Base):
         Id
     )  # a trigger checks it: a foreign key would need an index to be deleted by
     refusal: Mapped[str | None] = mapped_column(Text)
+    behind: Mapped[int | None] = mapped_column(BigInteger)  # bytes on disk behind a placeholder's block, where any are
 
     __table_args__ = (
         UniqueConstraint("directory_id", "name"),

@@ -33,7 +33,8 @@ class Tiers(Recorder):
                 row = connection.execute(named).mappings().one_or_none()
             if row is None:
                 values = {"name": name, "kind": kind, "root": root, "identity": identity}
-                fresh = insert(Tier).values(values | {"reachable": True, "held_files": 0, "held_bytes": 0})
+                counters = {"held_files": 0, "held_bytes": 0, "behind_bytes": 0}
+                fresh = insert(Tier).values(values | counters | {"reachable": True})
                 tier_id = connection.execute(fresh.returning(Tier.id)).scalar_one()
                 connection.execute(
                     insert(Counter), [{"tier_id": tier_id, "state": state, "files": 0, "bytes": 0} for state in State]

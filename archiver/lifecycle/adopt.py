@@ -14,6 +14,7 @@ from archiver.catalog.rows import Adopted, FileRow, Holding, NewRecord, State, h
 from archiver.codec import schemes
 from archiver.codec.record import Record
 from archiver.errors import EnvelopeDamaged, FileModified, ImageRefused
+from archiver.lifecycle import reconcile
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.placeholder import read_carried
 from archiver.lifecycle.rerelease import put_placeholder_back
@@ -43,7 +44,8 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
         subject.require_unchanged()
         envelope, metadata = read_carried(subject, *formats.Kind)
         generated = None if envelope.kind is formats.Kind.PLACEHOLDER else fileops.sha256_of(subject.fd)
-        site.catalog.adopt(adopted(row, envelope, metadata, generated, _held(site, subject, envelope)))
+        what = adopted(row, envelope, metadata, generated, _held(site, subject, envelope))
+        site.catalog.adopt(replace(what, behind=reconcile.behind_block(subject.stat) if generated is None else 0))
         return Outcome(subject.path, "adopt", Result.DONE, record_bytes=len(envelope.record))
 
 

@@ -97,6 +97,11 @@ def version_of(stat: os.stat_result) -> Version:
     return Version(size=stat.st_size, mtime_ns=stat.st_mtime_ns, inode=stat.st_ino)
 
 
+def behind_block(placeholder: os.stat_result) -> int:
+    """Bytes on disk that a placeholder takes beyond one block."""
+    return max(0, placeholder.st_blocks * 512 - BLOCK)
+
+
 def commit_release(site: Site, row: FileRow, intent: Intent, placeholder: os.stat_result, held_size: int) -> None:
     """Write *released* into the catalog, with the held original, in one transaction."""
     site.catalog.mark_released(
@@ -105,6 +110,7 @@ def commit_release(site: Site, row: FileRow, intent: Intent, placeholder: os.sta
         version=version_of(placeholder),
         holding=Holding(intent.held, held_size, intent.expires_at),
         rule=intent.rule,
+        behind=behind_block(placeholder),
     )
 
 

@@ -28,6 +28,7 @@ class Expected:
     size: int = 1000
     was: State = State.RESIDENT
     held: int = 0  # originals
+    behind: int = 0  # bytes of its placeholder beyond a block
 
     def _step(self, before: State, after: State) -> bool:
         legal = self.state is before
@@ -56,6 +57,7 @@ class Expected:
         return True
 
     def release(self, size: int) -> bool:
+        self.behind = size if self.state is State.RECORDED else self.behind
         return self._step(State.RECORDED, State.RELEASED)
 
     def recall(self, size: int) -> bool:
@@ -82,7 +84,7 @@ class Expected:
 
 def _release(shelf: Shelf, row: FileRow, size: int) -> None:
     holding = None if row.record_id is None else shelf.held(row.path, size)
-    shelf.catalog.mark_released(row.id, row.record_id or 0, version=row.version, holding=holding)
+    shelf.catalog.mark_released(row.id, row.record_id or 0, version=row.version, holding=holding, behind=size)
 
 
 def _expire(shelf: Shelf, row: FileRow, size: int) -> None:
@@ -135,6 +137,7 @@ def run(catalog: Catalog, steps: list[tuple[str, str, int]], name: str) -> None:
         sizes = [file.size for file in model.values() if file.state is state]
         assert (summary.of(state).files, summary.of(state).bytes) == (len(sizes), sum(sizes))
     assert summary.held_files == sum(file.held for file in model.values())
+    assert summary.behind_bytes == sum(file.behind for file in model.values() if file.state is State.RELEASED)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -148,13 +151,21 @@ def test_a_wrong_counter_is_found_and_put_right(shelf: Shelf) -> None:
     shelf.release("a.jpg", expires_at=5)
     with shelf.catalog._write() as connection:
         connection.execute(text("UPDATE counter SET files = 7, bytes = 8 WHERE state = 3"))
-        connection.execute(text("UPDATE tier SET held_files = 0, held_bytes = 0"))
-    wrong = [Correction("nas", "released", 7, 8, 1, 1000), Correction("nas", "held", 0, 0, 1, 1000)]
+        connection.execute(text("UPDATE tier SET held_files = 0, held_bytes = 0, behind_bytes = 9"))
+    wrong = [
+        Correction("nas", "released", 7, 8, 1, 1000),
+        Correction("nas", "held", 0, 0, 1, 1000),
+        Correction("nas", "behind", 0, 9, 0, 0),
+    ]
     assert shelf.catalog.recount(correct=False) == wrong
     assert shelf.catalog.recount() == wrong
     assert shelf.catalog.recount() == []
     told = [row.detail for row in shelf.catalog.audit_rows() if row.act is Act.CORRECTED]
-    assert told == ["held: 0 files, 0 bytes were 1, 1000", "released: 7 files, 8 bytes were 1, 1000"]
+    assert told == [
+        "behind: 0 files, 9 bytes were 0, 0",
+        "held: 0 files, 0 bytes were 1, 1000",
+        "released: 7 files, 8 bytes were 1, 1000",
+    ]
 
 
 def test_every_tier_has_its_own_counters(shelf: Shelf) -> None:

@@ -65,6 +65,22 @@ def test_an_upgrade_from_nothing_can_be_used_and_done_again(blank_url: str) -> N
         assert Shelf(catalog)["a.jpg"].state is State.RELEASED
 
 
+def test_what_an_earlier_program_kept_is_there_after_an_upgrade(blank_url: str) -> None:
+    engine = open_engine(blank_url, create=True)
+    with engine.connect().execution_options(archiver_write=True) as connection, connection.begin():
+        command.upgrade(schema._config(connection), "0001")
+        tier = "(id, name, kind, root, identity, reachable, held_files, held_bytes)"
+        root = "x'2f'" if engine.dialect.name == "sqlite" else "'/'::bytea"
+        connection.exec_driver_sql(f"INSERT INTO tier {tier} VALUES (1, 'nas', 'local', {root}, '', TRUE, 0, 0)")
+    engine.dispose()
+    with pytest.raises(CatalogOutdated):
+        Catalog.open(blank_url)
+    assert schema.upgrade(blank_url) == "0001"
+    with Catalog.open(blank_url) as catalog:
+        assert [(summary.tier.name, summary.behind_bytes) for summary in catalog.summary()] == [("nas", 0)]
+        assert catalog.recount() == []
+
+
 def test_a_database_without_the_schema_has_to_be_upgraded(blank_url: str) -> None:
     open_engine(blank_url, create=True).connect().close()
     with pytest.raises(CatalogOutdated) as raised:

@@ -14,7 +14,7 @@ import pytest
 from fixtures_fs import Disk
 from PIL import Image
 
-from archiver import formats
+from archiver import formats, status
 from archiver.catalog.rows import Act, State
 from archiver.catalog.schema import upgrade
 from archiver.config import Settings
@@ -68,6 +68,37 @@ def jpegs(tier_root: Path) -> dict[Path, bytes]:
 
 def on_disk(path: Path) -> int:
     return path.stat().st_blocks * 512
+
+
+def given_back(site: Site) -> int:
+    (tier,) = status.tiers(site.settings)
+    assert tier.given_back is not None
+    return tier.given_back
+
+
+def test_status_tells_what_the_disk_got_back(site: Site, jpegs: dict[Path, bytes]) -> None:
+    archive(site)
+    assert given_back(site) == 0, "the originals are held"
+    expire(site, now=FAR)
+    released = {path for path in jpegs if row_of(site, path).state is State.RELEASED}
+    assert released
+    assert given_back(site) == sum(len(jpegs[path]) - on_disk(path) for path in released)
+    recall(site, [min(released)])
+    assert given_back(site) == sum(len(jpegs[path]) - on_disk(path) for path in released - {min(released)})
+    before = given_back(site)
+    with open_site(replace_catalog(site.settings)) as rebuilt:
+        scan_all(rebuilt)
+        rebuild(rebuilt)
+        assert given_back(rebuilt) == before
+
+
+def replace_catalog(settings: Settings) -> Settings:
+    """The same configuration with a catalog that knows nothing."""
+    raw = settings.model_copy(
+        update={"catalog": settings.catalog.model_copy(update={"url": f"{settings.catalog_url}2"})}
+    )
+    upgrade(raw.catalog_url)
+    return raw
 
 
 def test_a_file_is_released_without_loss_and_recalled_to_the_byte(site: Site, jpegs: dict[Path, bytes]) -> None:
