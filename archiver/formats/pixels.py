@@ -195,7 +195,7 @@ def blurred(colours: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """The picture at `size` pixels, by Hamming's window over a box-reduced copy: as good as Lanczos', at a third."""
+    """The picture at `size` pixels, by Hamming's window over a box-reduced copy, in a third of the time of Lanczos'."""
     return image.resize(size, Resampling.HAMMING, reducing_gap=3.0)
 
 
