@@ -11,6 +11,7 @@ from fixtures_fs import Disk, need_root, run
 
 from archiver.catalog import Catalog
 from archiver.catalog.rows import Act, Applied, FileRow, State
+from archiver.catalog.schema import upgrade
 from archiver.config import LocalTierSettings
 from archiver.errors import TierNotScanned, TierUnreachable
 from archiver.tiers import fileops, walk
@@ -155,14 +156,16 @@ def test_a_folder_that_may_not_be_read_is_a_warning_and_nothing_in_it_is_gone(
     for path in ("tier/open/a.jpg", "tier/closed/b.jpg", "tier/closed/inner/c.jpg", "tier/unsearchable/d.jpg"):
         put(path)
     state.mkdir()
-    for path in (state, *root.rglob("*"), root):
+    url = f"sqlite:///{state}/catalog.db"
+    upgrade(url)  # here, for the migrations may lie where that user cannot read
+    for path in (state, *state.iterdir(), *root.rglob("*"), root):
         os.chown(path, 1234, 1234)
     for path in ext4.parents:
         if not path.stat().st_mode & 0o001:
             path.chmod(path.stat().st_mode | 0o711)  # pytest's folders are the owner's alone
 
     def check() -> None:
-        with Catalog.open(f"sqlite:///{state}/catalog.db", create=True) as catalog:
+        with Catalog.open(url) as catalog:
             tier = LocalTier(LocalTierSettings(name="photos", path=root))
             assert scan(catalog, tier).files == 4
             (root / "open/a.jpg").unlink()
