@@ -27,6 +27,7 @@ _PLUGINS: dict[Format, Callable[[BinaryIO], ImageFile.ImageFile]] = {
     Format.WEBP: WebPImagePlugin.WebPImageFile,
     Format.TIFF: TiffImagePlugin.TiffImageFile,
 }
+_COLOURS_A_SIDE = 13  # of the cube of colours that tells sRGB's own profile
 _STRIPS = 4
 _IN_STRIPS = 1 << 19  # pixels from which strips pay
 # What Pillow warns of (odd EXIF, unknown tags) is checked here before Pillow sees the file; a daemon's log is no
@@ -132,9 +133,8 @@ def _applied(image: Image.Image, transform: ImageCms.ImageCmsTransform) -> Image
 
 @lru_cache(maxsize=8)
 def _transforms(icc: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform, ImageCms.ImageCmsTransform] | None:
-    """(profile to sRGB, sRGB to profile), None if either cannot be built.
-
-    A profile of another colour space, or for input only.
+    """(profile to sRGB, sRGB to profile); None for sRGB, and if either cannot be built: a profile of another colour
+    space, or for input only.
     """
     intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
     try:
@@ -144,7 +144,15 @@ def _transforms(icc: bytes, mode: str) -> tuple[ImageCms.ImageCmsTransform, Imag
         back = ImageCms.buildTransform(srgb, profile, "RGB", mode, intent, flags)
     except (ImageCms.PyCMSError, OSError, ValueError):
         return None
-    return there, back
+    return None if mode == "RGB" and _changes_nothing(there) else (there, back)
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether it moves no colour by more than one step of 255: the profile is sRGB's own, as most are."""
+    steps = np.linspace(0, 255, _COLOURS_A_SIDE).astype(np.uint8)
+    cube = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, _COLOURS_A_SIDE, 3)
+    moved = np.asarray(_applied(from_array(cube), transform)).astype(int) - cube
+    return bool(np.abs(moved).max() <= 1)
 
 
 def smoothed(image: Image.Image, pixels: int) -> Image.Image:

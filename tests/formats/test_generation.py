@@ -29,6 +29,7 @@ from archiver.formats import (
 )
 from archiver.formats.containers import container_of
 from archiver.formats.facts import Encoded, Step
+from archiver.formats.pixels import from_srgb, to_srgb
 
 PIXELS = np.asarray(made.photo(160, 120, noise=6))
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
@@ -273,8 +274,6 @@ def test_a_packet_of_white_space_does_not_hang() -> None:
 def test_colours_come_back_through_the_sources_profile() -> None:
     data = made.samples()["png-icc"]
     with Image.open(io.BytesIO(generate(data))) as image:
-        from archiver.formats.pixels import to_srgb
-
         shown = np.asarray(to_srgb(image, image.info["icc_profile"]), dtype=float)
     wanted = np.asarray(Image.fromarray(PIXELS).resize((320, 240), Image.Resampling.LANCZOS), dtype=float)
     assert np.median(np.abs(shown - wanted)) < 3
@@ -314,3 +313,11 @@ def test_a_generated_jpeg_starts_like_its_source() -> None:
     result = generate(made.samples()["jpeg"])
     assert result[:20] == made.samples()["jpeg"][:20]
     assert struct.unpack(">H", result[4:6]) == (16,)
+
+
+def test_colours_are_converted_for_profiles_other_than_srgb_s_own() -> None:
+    image = Image.fromarray(PIXELS)
+    assert to_srgb(image, made.srgb_profile()).tobytes() == image.tobytes()
+    assert from_srgb(image, made.srgb_profile(), "RGB").tobytes() == image.tobytes()
+    assert to_srgb(image, made.wide_profile()).tobytes() != image.tobytes()
+    assert from_srgb(image, made.wide_profile(), "RGB").tobytes() != image.tobytes()
