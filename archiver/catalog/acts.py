@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from archiver.catalog.ledger import Ledger, Locked, Recorder, pages
 from archiver.catalog.rows import Act, Adopted, Holding, NewRecord, Refused, State, Version, held_name
@@ -13,6 +13,14 @@ from archiver.catalog.tables import Directory, File, Gone, Held, Recalled, Recor
 from archiver.errors import NotTracked, StateConflict
 
 _RECORDABLE = (State.RESIDENT, State.SUPERSEDED)
+# Built once, for what every release asks.
+_HASH_OF = select(Record.sha256).where(Record.id == bindparam("number"))
+_HOLDING_OF = (
+    select(Held.record_id, File.id, File.state)
+    .join(Record, Record.id == Held.record_id)
+    .join(File, File.id == Record.file_id)
+    .where(Held.inode == bindparam("of"), File.tier_id == bindparam("tier"), Record.sha256 == bindparam("hash"))
+)
 
 
 class Acts(Recorder):
@@ -272,17 +280,12 @@ def _recorded_as_before(ledger: Ledger, file: Locked, new: NewRecord) -> Locked 
 
 def _hold(ledger: Ledger, file: Locked, holding: Holding) -> None:
     """List the held original of a file's record. Raises ValueError for a name that is not made of inode and hash."""
-    sha256 = ledger.connection.scalars(select(Record.sha256).where(Record.id == file.record_id)).one()
+    sha256 = ledger.connection.scalars(_HASH_OF, {"number": file.record_id}).one()
     inode = int(holding.name.partition("-")[0], 16)
     if holding.name != held_name(inode, sha256):
         raise ValueError(f"{holding.name} is not the name of a held original of this record")
-    listed = (
-        select(Held.record_id, File.id, File.state)
-        .join(Record, Record.id == Held.record_id)
-        .join(File, File.id == Record.file_id)
-        .where(Held.inode == inode, File.tier_id == file.tier_id, Record.sha256 == sha256)
-    )
-    for record_id, owner, state in ledger.connection.execute(listed).all():
+    original = {"of": inode, "tier": file.tier_id, "hash": sha256}
+    for record_id, owner, state in ledger.connection.execute(_HOLDING_OF, original).all():
         if state != State.GONE and owner != file.id:
             return  # a copy of a placeholder: the original stays with the first
         let_go(ledger, file, record_id)  # the placeholder of a gone file was moved here

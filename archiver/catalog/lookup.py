@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ColumnElement,
-    Connection,
     Select,
     bindparam,
     func,
@@ -36,6 +35,32 @@ _FILE = select(
     File.record_id,
     File.refusal,
 ).join(Directory, Directory.id == File.directory_id)
+_RECORD = (
+    select(
+        Record.id,
+        Record.file_id,
+        Record.payload,
+        Record.sha256,
+        Profile.fingerprint,
+        Record.scheme,
+        func.coalesce(Rule.name, ""),
+        Record.created_at,
+        Record.format,
+        Record.width,
+        Record.height,
+        Record.semantic,
+        Record.label_bce,
+        Record.colour,
+    )
+    .join(Profile, Profile.id == Record.profile_id)
+    .outerjoin(Rule, Rule.id == Record.rule_id)
+)
+# Built once, for what is asked for with every file.
+_FILE_AT = _FILE.where(
+    Directory.tier_id == bindparam("tier"), Directory.path == bindparam("folder"), File.name == bindparam("named")
+)
+_FILE_OF = _FILE.where(File.id == bindparam("number"))
+_RECORD_OF = _RECORD.where(Record.id == bindparam("number"))
 
 if TYPE_CHECKING:
     Query = Select[*tuple[Any, ...]]
@@ -52,14 +77,13 @@ class Lookup(Recorder):
         """The file at a path of a tier, in whatever state."""
         directory, _, name = path.rpartition("/")
         with self._read() as connection:
-            where = (Directory.tier_id == tier_id, Directory.path == directory, File.name == name)
-            row = connection.execute(_FILE.where(*where)).one_or_none()
+            row = connection.execute(_FILE_AT, {"tier": tier_id, "folder": directory, "named": name}).one_or_none()
         return None if row is None else file_row(row)
 
     def file(self, file_id: int) -> FileRow:
         """A file by its number. Raises NotTracked."""
         with self._read() as connection:
-            row = connection.execute(_FILE.where(File.id == file_id)).one_or_none()
+            row = connection.execute(_FILE_OF, {"number": file_id}).one_or_none()
         if row is None:
             raise NotTracked(path=f"file {file_id}")
         return file_row(row)
@@ -74,15 +98,16 @@ class Lookup(Recorder):
     def record(self, record_id: int) -> RecordRow:
         """A record by its number. Raises NotTracked."""
         with self._read() as connection:
-            found = _records(connection, Record.id == record_id)
-        if not found:
+            row = connection.execute(_RECORD_OF, {"number": record_id}).one_or_none()
+        if row is None:
             raise NotTracked(path=f"record {record_id}")
-        return found[0]
+        return _record_row(row)
 
     def records_of(self, file_id: int) -> list[RecordRow]:
         """Every record a file ever had and that was not dropped, newest first."""
         with self._read() as connection:
-            return _records(connection, Record.file_id == file_id)
+            rows = connection.execute(_RECORD.where(Record.file_id == file_id).order_by(Record.id.desc()))
+            return [_record_row(row) for row in rows]
 
     def metadata(self, record_id: int) -> bytes | None:
         """The metadata kept with a record, as it was handed in; None where the file had none."""
@@ -231,28 +256,5 @@ def file_row(row: Any) -> FileRow:
     return FileRow(file_id, tier_id, folder, name, State(state), *rest)
 
 
-def _records(connection: Connection, condition: Any) -> list[RecordRow]:
-    query = (
-        select(
-            Record.id,
-            Record.file_id,
-            Record.payload,
-            Record.sha256,
-            Profile.fingerprint,
-            Record.scheme,
-            func.coalesce(Rule.name, ""),
-            Record.created_at,
-            Record.format,
-            Record.width,
-            Record.height,
-            Record.semantic,
-            Record.label_bce,
-            Record.colour,
-        )
-        .join(Profile, Profile.id == Record.profile_id)
-        .outerjoin(Rule, Rule.id == Record.rule_id)
-        .where(condition)
-        .order_by(Record.id.desc())
-    )
-    rows: Iterable[Any] = connection.execute(query)
-    return [RecordRow(*row) for row in rows]
+def _record_row(row: Any) -> RecordRow:
+    return RecordRow(*row)

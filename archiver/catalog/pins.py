@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from sqlalchemy import delete, or_, select, text
+from sqlalchemy import bindparam, delete, or_, select, text
 
 from archiver.catalog.ledger import Recorder
 from archiver.catalog.rows import Act, Pin
@@ -14,6 +14,19 @@ from archiver.catalog.tables import Pinned
 _PIN = text(
     "INSERT INTO pin (tier_id, path, subtree) VALUES (:tier, :path, :subtree)"
     " ON CONFLICT (tier_id, path) DO UPDATE SET subtree = excluded.subtree"
+)
+
+# Built once: every release asks it twice.
+_PIN_OF = (
+    select(Pinned.path)
+    .where(Pinned.tier_id == bindparam("tier"))
+    .where(
+        or_(
+            Pinned.path == bindparam("of"),
+            Pinned.subtree & Pinned.path.in_(bindparam("above", expanding=True)),
+        )
+    )
+    .limit(1)
 )
 
 
@@ -44,13 +57,9 @@ class Pins(Recorder):
 
     def is_pinned(self, tier_id: int, path: str) -> bool:
         """Whether a path is pinned, by itself or by a directory above it."""
-        query = (
-            select(Pinned.path)
-            .where(Pinned.tier_id == tier_id)
-            .where(or_(Pinned.path == path, Pinned.subtree & Pinned.path.in_(list(above(path)))))
-        )
+        wanted = {"tier": tier_id, "of": path, "above": list(above(path))}
         with self._read() as connection:
-            return connection.execute(query.limit(1)).first() is not None
+            return connection.execute(_PIN_OF, wanted).first() is not None
 
 
 def above(path: str) -> Iterator[str]:
