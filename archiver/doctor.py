@@ -304,7 +304,7 @@ def _recall_service(settings: Settings) -> Iterator[Check]:
     yield Check("archiver-recall", Verdict.WARNING, f"not at {socket}: readers see placeholders", hint)
 
 
-def _recall_on_read(subject: str, tier: LocalTier, events: str = "auto") -> Check:
+def _recall_on_read(subject: str, tier: LocalTier, events: str) -> Check:
     """What this kernel can tell us of readers of a tier, and what of it the configuration wants."""
     try:
         group = fanotify.open_group()

@@ -68,11 +68,11 @@ def fill(photos: Path, target: Path, count: int) -> None:
         shutil.copy(source, target / f"{number:06d}{source.suffix.lower()}")
 
 
-def pictures_of(site: Site, photos: Path) -> list[Picture]:
-    """What the pipeline hands to the models."""
+def pictures_of(site: Site, photos: Path, count: int) -> list[Picture]:
+    """What the pipeline hands to the models, of the first files."""
     profile = site.engine.profile
     pictures = []
-    for path in sorted(path for path in photos.iterdir() if path.is_file()):
+    for path in sorted(path for path in photos.iterdir() if path.is_file())[:count]:
         with path.open("rb") as file:
             inspection = formats.survey(file, site.limits)
             pictures.append(formats.load_picture(file, inspection, profile.long_side, profile.multiple))
@@ -96,7 +96,7 @@ def measured(work: Path, options: argparse.Namespace, tier: dict[str, Any]) -> d
     upgrade(settings.catalog_url)
     with open_site(settings) as site:
         scan(site.catalog, site.tiers["bench"])
-        pictures, scheme = pictures_of(site, work / "photos")[: options.count], Scheme.parse(options.scheme)
+        pictures, scheme = pictures_of(site, work / "photos", options.count), Scheme.parse(options.scheme)
         sent = requests_of(site)
         models, pipeline, released = bare(site.engine, pictures, scheme, options.batch), 0.0, 0
         for _ in range(options.rounds):

@@ -255,7 +255,7 @@ class RecallDesk:
             failure = from_os_error(error, job.place.path) if isinstance(error, OSError) else error
             if job.stage is Stage.COMMITTING:
                 # Only the catalog could not be told: the journal has it, and the next reconcile tells it.
-                self._finish(job, Ending.RECALLED, failure.message)
+                self._finish(job, Ending.RECALLED)
             else:
                 self._finish(job, Ending.FAILED, failure.message)
             self._write_down(job.place, request.asker, failure)

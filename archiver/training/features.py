@@ -180,12 +180,6 @@ def trained_autoencoder(out: Path) -> Autoencoder:
     return network.eval().requires_grad_(False)
 
 
-def trained_critics(out: Path) -> dict[str, Tensor]:
-    """The weights of the critics that the autoencoder was trained with."""
-    weights = averaged_weights(out / "autoencoder.safetensors")
-    return {name.removeprefix("critics."): value for name, value in weights.items() if name.startswith("critics.")}
-
-
 def trained_semantics(out: Path) -> SemanticEncoder:
     """The semantic encoder with its learnt words and whitening."""
     encoder = SemanticEncoder()

@@ -22,7 +22,7 @@ from archiver.models.embedded.denoiser import TIMESTEPS, Conditions, Denoiser, c
 from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos, to_tensor
 from archiver.training.denoiser import draw, estimate
-from archiver.training.features import Features, trained_autoencoder, trained_critics
+from archiver.training.features import Features, trained_autoencoder
 from archiver.training.loop import PARTS, Budget, Rhythm, Trainer, averaged_weights
 from archiver.training.sight import Sight, critics_for
 
@@ -134,7 +134,7 @@ def train_finish(
     denoiser.load_state_dict(averaged_weights(out / "denoiser.safetensors"))
     decoder = autoencoder.decoder.requires_grad_(True)
     network = Finished(denoiser, decoder, published_backbone()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network.critics.load_state_dict(trained_critics(out))
+    network.critics.load_state_dict(averaged_weights(out / "autoencoder.safetensors", "critics"))
     trainer = Trainer(network, out / "finish.safetensors", rhythm, seed)
     lesson = _Lesson(network, autoencoder, features, photos)
 
@@ -156,9 +156,5 @@ def train_finish(
 
 def finished_weights(out: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """The averaged weights of the denoiser, and those of the picture decoder."""
-    state = averaged_weights(out / "finish.safetensors")
-
-    def part(name: str) -> dict[str, Tensor]:
-        return {key.removeprefix(f"{name}."): value for key, value in state.items() if key.startswith(f"{name}.")}
-
-    return part("denoiser"), part("decoder")
+    path = out / "finish.safetensors"
+    return averaged_weights(path, "denoiser"), averaged_weights(path, "decoder")

@@ -211,7 +211,8 @@ def position(path: Path) -> str:
         return str(file.metadata()["position"])
 
 
-def averaged_weights(path: Path) -> dict[str, Tensor]:
-    """The averaged weights of a checkpoint."""
+def averaged_weights(path: Path, part: str = "") -> dict[str, Tensor]:
+    """The averaged weights of a checkpoint, or of one network of those that it holds."""
+    prefix = f"ema.{part}." if part else "ema."
     with safe_open(path, framework="pt") as file:
-        return {name.removeprefix("ema."): file.get_tensor(name) for name in file.keys() if name.startswith("ema.")}  # noqa: SIM118
+        return {name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)}  # noqa: SIM118

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from archiver.desk.desk import RecallDesk
 from archiver.desk.jobs import Reader, Verdict
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.site import Site, open_site
+from tests.access.watching import until
 from tests.lifecycle.conftest import exif_bytes, make_settings, photograph, random_vault, row_of, scan_all
 from tests.lifecycle.dying import tracked_files
 
@@ -60,10 +60,7 @@ def ask(desk: RecallDesk, path: Path, asker: Asker | None = None, pidfd: int | N
 
 def at_rest(desk: RecallDesk) -> RecallDesk:
     """The desk once it has told the catalog, too, of what its readers have long got."""
-    deadline = time.monotonic() + PATIENCE
-    while desk.report().files_under_way:
-        assert time.monotonic() < deadline, "it does not come to rest"
-        time.sleep(0.005)
+    until(lambda: not desk.report().files_under_way, PATIENCE)
     return desk
 
 
