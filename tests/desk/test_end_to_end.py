@@ -79,6 +79,10 @@ class Installation:
         until(lambda: Path("/proc/net/unix").read_text().count(path) == 2)  # who listens, and whom it has let in
         return talker
 
+    def at_rest(self) -> None:
+        """Return once the catalog, too, knows of what the readers have long got."""
+        until(lambda: not client.report(self.settings.recall.desk_socket).files_under_way)
+
     def reader(self, path: Path, *program: str) -> subprocess.Popen[bytes]:
         reader = subprocess.Popen([*(program or ["cat"]), str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self.cleanup.callback(reader.kill)
@@ -156,6 +160,7 @@ def test_cat_of_a_released_file_gives_the_generated_image(running: Installation)
         assert kind_in(read(reader)) is Kind.GENERATED
     after = path.stat()
     assert (after.st_ino, after.st_size, after.st_mtime_ns) == (before.st_ino, before.st_size, before.st_mtime_ns)
+    running.at_rest()
     assert running.command("audit", "--json").count("read by cat") == 1
     event = json.loads(followed.expect("0.jpg"))
     assert (event["process"], event["user"], event["ending"]) == ("cat", "root", "recalled")
@@ -187,6 +192,7 @@ def test_our_own_commands_recall_nothing_by_reading(running: Installation) -> No
 def test_a_file_that_was_released_again_is_recalled_again(running: Installation) -> None:
     path = running.paths[3]
     first = read(running.reader(path))
+    running.at_rest()
     with open_site(running.settings) as site:
         assert archive(site, paths=[path]).count("release", Result.DONE) == 1
     assert read(running.reader(path)) == first
@@ -197,6 +203,7 @@ def test_nothing_is_released_again_while_its_readers_would_not_be_noticed(instal
     recall, daemon = installed.both()
     path = installed.paths[0]
     image = read(installed.reader(path))
+    installed.at_rest()
     daemon.process.send_signal(signal.SIGTERM)
     assert daemon.process.wait(PATIENCE) == 0
     recall.kill()
