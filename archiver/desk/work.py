@@ -32,6 +32,10 @@ _Row = tuple[LocalTier, FileRow]
 _taking_in = threading.Lock()  # one after the other: of two scans of a tier at once, the second is refused
 
 
+class _Unwanted(Exception):
+    """Nobody waits for it any more."""
+
+
 class Progress(Protocol):
     """What a recall asks and tells on its way."""
 
@@ -72,24 +76,38 @@ def recall_open_file(site: Site, request: Request, progress: Progress) -> Outcom
         if kind_of(request.fd) is not Kind.PLACEHOLDER:
             return Outcome(file.path, "recall", Result.SKIPPED, "recalled meanwhile")
         carried = carried_by_released(site, file) if isinstance(file, Subject) else carried_by(file)
-        if exact.is_exact(carried.record.scheme):
-            return _restored(site, file, carried, request, progress)
+        give_back = _restored if exact.is_exact(carried.record.scheme) else _generated
+        try:
+            return give_back(site, file, carried, request, progress)
+        except _Unwanted:
+            return Outcome(file.path, "recall", Result.SKIPPED, "nobody waits for it any more")
+
+
+def _generated(site: Site, file: OpenFile, carried: Carried, request: Request, progress: Progress) -> Outcome:
+    """The image that the record gives. Raises _Unwanted."""
+
+    def decode() -> Generated:
         generated = progress.decode(carried.record)
         arrow("recall.decoded")
-        if not progress.is_wanted():
-            return Outcome(file.path, "recall", Result.SKIPPED, "nobody waits for it any more")
-        if isinstance(file, Subject):
-            return fill(site, file, carried, generated, asker=request.asker, written=progress.written)
-        return fill_unlisted(site, file, carried, generated, written=progress.written)
+        _require_wanted(progress)
+        return generated
+
+    if isinstance(file, Subject):
+        return fill(site, file, carried, decode, asker=request.asker, written=progress.written)
+    return fill_unlisted(site, file, carried, decode(), written=progress.written)
 
 
 def _restored(site: Site, file: OpenFile, carried: Carried, request: Request, progress: Progress) -> Outcome:
-    """The very bytes of a file kept without loss. Raises NotTracked where no catalog could make good a crash."""
+    """The very bytes of a file kept without loss. Raises _Unwanted, NotTracked (no journal for it)."""
     if not isinstance(file, Subject):
         raise NotTracked(path=file.path)
-    if not progress.is_wanted():
-        return Outcome(file.path, "recall", Result.SKIPPED, "nobody waits for it any more")
+    _require_wanted(progress)
     return exact.restore(site, file, carried.envelope, asker=request.asker, written=progress.written)
+
+
+def _require_wanted(progress: Progress) -> None:
+    if not progress.is_wanted():
+        raise _Unwanted
 
 
 def kind_of(fd: int) -> Kind | None:

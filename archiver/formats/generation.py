@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from io import BytesIO
+from math import ceil, log
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +23,8 @@ _TILES = 3  # a side of the sample; few, so that trying a rung on them costs nex
 _TILE = 64  # pixels a side; whole blocks of every codec
 _CLOSE = 0.85  # of the length: no better rung is looked for
 _AIM = 0.95  # of the length: a sample errs by as much
+_NEARLY = 0.93  # of the room that a sample may take: what fills it so well needs no better rung
+_GROWTH = 0.07  # of a file's logarithm from one quality to the next, near the top
 _ENLARGED = 2  # times as long and wide, or more: between the pixels of the picture there is nothing to show
 # What is enough, room or not, to show all of a picture that a network made; others: the best there is, which is
 # lossless. One that is enlarged has colour samples to spare: JPEG at 89 keeps a quarter of them, and has 43 dB at three
@@ -98,6 +101,9 @@ def _best_fit(
     best: Encoded | None = None
     while high - low > 1:
         rung = _highest(low, high, sampled, _AIM * length / scale)
+        if rung == low and best is not None:
+            break
+        rung = max(rung, 0)  # by the sample nothing fits: the lowest has to be tried
         step = container.LADDER[rung]
         encoded = container.encode(pixels.smoothed(image, step.smooth), step)
         reached = size(encoded)
@@ -113,17 +119,21 @@ def _best_fit(
 
 
 def _highest(low: int, high: int, size: Callable[[int], int], room: float) -> int:
-    """The highest rung strictly between low and high whose size is within room; the lowest of them if none is."""
-    if size(high - 1) <= room:  # which it nearly always is
-        return high - 1
-    floor, high = low + 1, high - 1
+    """The highest rung strictly between low and high whose size is within room, or one that fills it nearly as well;
+    low if none is.
+    """
+    rung = high - 1
     while high - low > 1:
-        middle = (low + high) // 2
-        if size(middle) <= room:
-            low = middle
+        filled = size(rung) / room
+        if filled > 1:
+            high = rung
+            rung = max(low + 1, rung - ceil(log(filled) / _GROWTH))
         else:
-            high = middle
-    return max(low, floor)
+            low = rung
+            if filled > _NEARLY:
+                break
+            rung = (low + high) // 2
+    return low
 
 
 def _sample(image: Image.Image) -> Image.Image:

@@ -14,8 +14,9 @@ NAMESPACE = "urn:archiver:label:1:"
 SYNTHETIC = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
-_SOURCE_TYPE = f"{_IPTC} DigitalSourceType"
-_RDF_ROOT, _DESCRIPTION = f"{_RDF} RDF", f"{_RDF} Description"
+_BETWEEN = "}"  # a namespace and its name: ElementTree's choice, so that what expat lets pass is readable there, too
+_SOURCE_TYPE = f"{_IPTC}{_BETWEEN}DigitalSourceType"
+_RDF_ROOT, _DESCRIPTION, _ABOUT = (f"{_RDF}{_BETWEEN}{name}" for name in ("RDF", "Description", "about"))
 _ATTRIBUTE = re.compile(rb"""\s[^\s=<>"']+:DigitalSourceType\s*=\s*("[^"]*"|'[^']*')""")
 # A label must never need escapes, nor grow beyond what `inspect` allowed for.
 _ODD = re.compile(r"[^A-Za-z0-9 ._:+/()@-]")
@@ -92,7 +93,7 @@ class _Surveyor:
         self.end = -1
         self.about: str | None = None
         self.rivals: list[tuple[int, int, bytes]] = []
-        self._parser = expat.ParserCreate(namespace_separator=" ")
+        self._parser = expat.ParserCreate(namespace_separator=_BETWEEN)
         self._parser.StartElementHandler = self._start
         self._parser.EndElementHandler = self._end
         self._parser.EntityDeclHandler = self._entity
@@ -104,7 +105,7 @@ class _Surveyor:
         at = self._parser.CurrentByteIndex
         if name == _DESCRIPTION and self._path[-1:] == [_RDF_ROOT]:
             if self.about is None:
-                self.about = attributes.get(f"{_RDF} about", "")
+                self.about = attributes.get(_ABOUT, "")
             if _SOURCE_TYPE in attributes:
                 found = _ATTRIBUTE.search(self._packet, at)
                 if found is None:

@@ -61,18 +61,19 @@ def fill(
     site: Site,
     subject: Subject,
     carried: Carried,
-    generated: Generated,
+    decode: Callable[[], Generated],
     *,
     asker: str = "",
     written: Callable[[], None] = _nothing,
 ) -> Outcome:
     """From released to recalled: journal, image, catalog. `asker` goes into the audit.
 
-    `written` is called when the whole image stands in the file, whether the catalog knows or not. Raises FileModified,
-    ImageRefused (no quality fits the length), StateConflict, OSError; settled then.
+    `decode` gives the picture; the journal is written beside it. `written` is called when the whole image stands in the
+    file, whether the catalog knows or not. Raises what `decode` raises, ImageRefused (no quality fits the length);
+    nothing was touched then. Raises FileModified, StateConflict, OSError; settled then.
 
-    A reader waits for an image, not for its being durable: of the disk it waits for the journal, beside the encoding,
-    and for what must be durable before the first block is written. Should the power fail before the rest is, a
+    A reader waits for an image, not for its being durable: of the disk it waits only for what must be durable before
+    the first block is written. Should the power fail before the rest is, a
     placeholder stands there again, which the journal tells the catalog of, and gives the next reader the same image.
     """
     row = subject.row
@@ -80,19 +81,17 @@ def fill(
     before = fileops.allocated_bytes(subject.fd)
     intent = Intent("recall", row.path, row.record_id, row.inode)
     with ThreadPoolExecutor(1, "fill") as beside:
-        rendering = beside.submit(render, site, carried, generated)
-        with reconcile.journalled(site, subject.tier, intent):
+        rendering = beside.submit(lambda: render(site, carried, decode()))
+        with reconcile.journalled(site, subject.tier, intent, ready=rendering.result):
             arrow("recall.journalled")
             subject.require_unchanged()
             image = rendering.result()
-            hashing = beside.submit(sha256, image)
             write_in_place(subject, image)
-            digest = hashing.result().digest()
             version = reconcile.version_of(os.fstat(subject.fd))
             written()
             syncing = beside.submit(os.fsync, subject.fd)
             try:
-                site.catalog.mark_recalled(row.id, digest, version=version, detail=asker)
+                site.catalog.mark_recalled(row.id, sha256(image).digest(), version=version, detail=asker)
             finally:
                 syncing.result()
             arrow("recall.committed")

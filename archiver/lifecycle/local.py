@@ -110,7 +110,7 @@ class LocalPlaceholder:
         return self.subject.path
 
     def fill(self, generated: Generated) -> Outcome:
-        return fill(self.site, self.subject, self.carried, generated)
+        return fill(self.site, self.subject, self.carried, lambda: generated)
 
     def restore(self) -> Outcome:
         return exact.restore(self.site, self.subject, self.carried.envelope)

@@ -61,9 +61,19 @@ def settle_left_behind(site: Site, tier: LocalTier) -> Iterator[Outcome]:
 
 
 @contextmanager
-def journalled(site: Site, tier: LocalTier, intent: Intent) -> Iterator[None]:
-    """Run an act under its journal entry; when it fails it is settled as after a crash, and the failure raised on."""
+def journalled(
+    site: Site, tier: LocalTier, intent: Intent, ready: Callable[[], object] = lambda: None
+) -> Iterator[None]:
+    """Run an act under its journal entry; when it fails it is settled as after a crash, and the failure raised on.
+
+    `ready` is waited for between the entry and the act. It touches nothing: where it fails there is nothing to settle.
+    """
     with journal.begun(tier.journal_fd, intent):
+        try:
+            ready()
+        except Exception:
+            journal.strike(tier.journal_fd, intent)
+            raise
         try:
             yield
         except Exception:
