@@ -24,6 +24,7 @@ from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
 from archiver.tiers.scan import scan
+from tests.access.watching import until
 from tests.desk.conftest import Gate, ask, at_rest, desk_of
 from tests.lifecycle.conftest import decoded, photograph, row_of
 
@@ -32,6 +33,11 @@ def kind_of(path: Path) -> formats.Kind | None:
     with path.open("rb") as file:
         envelope = formats.read_envelope(file)
     return None if envelope is None else envelope.kind
+
+
+def under_way(site: Site) -> list[str]:
+    """The journal's entries."""
+    return os.listdir(site.tiers["photos"].root / ".archiver" / "journal")
 
 
 def generated_by_command(site: Site, path: Path) -> bytes:
@@ -154,13 +160,14 @@ def test_a_reader_that_is_killed_leaves_nothing_behind(site: Site, released: lis
     gate = Gate(site, is_open=False)
     descriptors = len(os.listdir("/proc/self/fd"))
     with desk_of(site, concurrent=1) as desk:
-        before = {path: path.read_bytes() for path in released}
+        before = {path: (path.read_bytes(), path.stat().st_ctime_ns) for path in released}
         readers = [subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) for _ in range(2)]
         waiting = [
             ask(desk, path, Asker.of(reader.pid), os.pidfd_open(reader.pid))
             for path, reader in zip(released, readers, strict=False)
         ]
         gate.reached.acquire()  # the first is being decoded, the second is queued
+        until(lambda: under_way(site) == [f"{released[0].stat().st_ino:x}-recall"])
         for reader in readers:
             reader.kill()
             reader.communicate()
@@ -168,10 +175,12 @@ def test_a_reader_that_is_killed_leaves_nothing_behind(site: Site, released: lis
         gate.open()
         assert ask(desk, released[2]).verdict().ending is Ending.RECALLED
         assert gate.decodes == 2  # of the first, and of the one just asked for
-        assert released[0].read_bytes() == before[released[0]]
-        assert released[1].read_bytes() == before[released[1]]
         assert desk.report().readers == desk.report().files_queued == 0
         at_rest(desk)
+    assert {path: (path.read_bytes(), path.stat().st_ctime_ns) for path in released[:2]} == {
+        path: before[path] for path in released[:2]
+    }
+    assert not under_way(site)
     assert {row_of(site, path).state for path in released[:2]} == {State.RELEASED}
     assert len(os.listdir("/proc/self/fd")) <= descriptors + 1
 
@@ -179,7 +188,7 @@ def test_a_reader_that_is_killed_leaves_nothing_behind(site: Site, released: lis
 def test_a_failure_gives_the_placeholder_or_an_error_as_configured(
     site: Site, released: list[Path], tmp_path: Path
 ) -> None:
-    before = released[0].read_bytes()
+    before, changed = released[0].read_bytes(), released[0].stat().st_ctime_ns
     site._engine = None
     vault = VaultSettings(path=tmp_path / "empty")
     site.settings = site.settings.model_copy(update={"vault": vault})
@@ -187,7 +196,8 @@ def test_a_failure_gives_the_placeholder_or_an_error_as_configured(
         with desk_of(site, on_failure=on_failure) as desk:
             verdict = ask(desk, released[0]).verdict()
             assert (verdict.errno, verdict.ending) == (code, Ending.FAILED)
-    assert released[0].read_bytes() == before
+    assert (released[0].read_bytes(), released[0].stat().st_ctime_ns) == (before, changed)
+    assert not under_way(site)
     row = row_of(site, released[0])
     acts = [told.act for told in site.catalog.audit_rows(tier_id=row.tier_id, path=row.path)]
     assert acts[:2] == [Act.FAILED, Act.FAILED]
