@@ -73,8 +73,8 @@ def fill(
     nothing was touched then. Raises FileModified, StateConflict, OSError; settled then.
 
     A reader waits for an image, not for its being durable: of the disk it waits only for what must be durable before
-    the first block is written. Should the power fail before the rest is, a
-    placeholder stands there again, which the journal tells the catalog of, and gives the next reader the same image.
+    the first block is written. Should the power fail before the rest is, a placeholder stands there again, which the
+    journal tells the catalog of, and gives the next reader the same image.
     """
     row = subject.row
     assert row.record_id is not None  # carried_by_released compared it
