@@ -91,7 +91,8 @@ def test_the_wheel_has_no_tests_and_no_leavings(contents: set[str]) -> None:
 
 @pytest.mark.parametrize("module", ["archiver.cli.main", "archiver.daemon"])
 def test_the_program_starts_without_the_model_libraries(module: str) -> None:
-    code = f"import sys, {module}; sys.exit(' '.join({{'torch', 'diffusers', 'skimage', 'cv2'}} & set(sys.modules)) or 0)"
+    heavy = {"torch", "diffusers", "skimage", "cv2"}
+    code = f"import sys, {module}; sys.exit(' '.join({heavy} & set(sys.modules)) or 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr.strip()) == (0, "")
 
