@@ -18,6 +18,7 @@ from archiver.s3.packs import Packed, Packs
 from archiver.s3.scan import scan_bucket
 from archiver.s3.serving import serve
 from archiver.s3.tier import S3Tier
+from tests.access.watching import until
 from tests.fixtures_s3 import Bucket, Seaweed
 from tests.lifecycle.conftest import random_vault  # noqa: F401  a fixture
 from tests.s3.gateway_world import (
@@ -64,9 +65,8 @@ def test_a_gateway_killed_in_the_middle_begins_anew_and_gives_whole_images(
 
     with running(settings, tmp_path) as gateway, ThreadPoolExecutor(len(keys)) as readers:
         answers = [readers.submit(read, gateway, key) for key in keys]
-        while not gateway.generated:
-            assert gateway.process.poll() is None
-            time.sleep(0.01)
+        until(lambda: gateway.generated > 0 or gateway.process.poll() is not None, patience=120)
+        assert gateway.process.poll() is None
         gateway.kill()
         cut_off = [answer.result() for answer in answers]
     assert None in cut_off
@@ -176,8 +176,7 @@ def test_what_is_read_is_in_use(bucket: Bucket, images: dict[str, Released], vau
         before = catalog.find(tier_id, "used/a.jpg")
         assert before is not None
         # The clock of a file's last use has whole seconds.
-        while time.time() < before.accessed_at + 1:
-            time.sleep(0.05)
+        until(lambda: time.time() >= before.accessed_at + 1)
         with running(settings, tmp_path) as gateway:
             assert gateway.ask(f"/{bucket.name}/used/a.jpg").status == 200
             assert gateway.ask(f"/{bucket.name}/used/b.jpg", method="HEAD").status == 200
