@@ -154,6 +154,7 @@ def test_the_command_shows_who_recalls_what(
     config = tmp_path / "archiver.toml"
     config.write_text(render(site.settings))
     ask(service.desk, released[0]).verdict()
+    at_rest(service.desk)
     shown = CliRunner().invoke(cli, ["--config", str(config), "status", "--recalls"])
     assert shown.exit_code == 0, shown.output
     assert "recalled in an hour" in shown.output
