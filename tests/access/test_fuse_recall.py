@@ -21,6 +21,7 @@ from archiver.formats import Kind
 from archiver.lifecycle.site import open_site
 from tests.access.fuse_mount import Mount, blocked, mounted
 from tests.access.released import Released, kind_in, kind_of
+from tests.access.watching import until
 from tests.lifecycle.conftest import decoded
 
 pytestmark = pytest.mark.root
@@ -47,6 +48,7 @@ def copy_placeholder(tier: Released, name: str) -> None:
 
 
 def recalls_of(tier: Released, name: str) -> int:
+    until(lambda: not os.listdir(tier.root / ".archiver/journal"))  # readers go before the catalog is told
     with open_site(tier.settings) as site:
         rows = site.catalog.audit_rows(tier_id=site.tier_ids["photos"], path=name)
         return sum(row.act is Act.RECALLED for row in rows)
