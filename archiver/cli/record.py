@@ -137,4 +137,7 @@ def _sampling(record: Record) -> list[tuple[str, Cell]]:
     if steering.attention is not None:
         attention = steering.attention
         facts.append(("attention guidance", f"strength {attention.strength:.2f}, first {attention.until:.0%} of steps"))
+    if steering.embedding is not None:
+        embedding = steering.embedding
+        facts.append(("embedding guidance", f"strength {embedding.strength:.2f}, {embedding.steps} steps"))
     return facts

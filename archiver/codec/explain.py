@@ -55,6 +55,8 @@ def _steering(steering: Steering) -> str:
         words.append(f"linear guidance {steering.linear.strength:.2f}")
     if steering.attention is not None:
         words.append(f"attention {steering.attention.strength:.2f} in the first {steering.attention.until:.0%}")
+    if steering.embedding is not None:
+        words.append(f"embedding {steering.embedding.strength:.2f} in {steering.embedding.steps} steps")
     if steering.colours_condition:
         words.append("colours as a condition")
     return ", ".join(words)

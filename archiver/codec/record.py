@@ -1,13 +1,13 @@
 """The record: what is left of a picture, as self-delimiting, checksummed bytes.
 
     magic 2 | version and scheme 1 (4 bits each) | length of all that follows, varint
-    profile 8 | seed 4 | width varint | height varint | grid columns varint | grid rows varint | steering 3..10
+    profile 8 | seed 4 | width varint | height varint | grid columns varint | grid rows varint | steering 3..11
     sections: kind 1 | length varint | payload ...                                   until the checksum
     CRC-32 of everything before it, 4
 
 Integers are big-endian, varints LEB128. A record is read for ever: a change of layout takes a new version, and the old
-reader stays (tests/codec/golden). Version 2 knows attention guidance and the lossless scheme; a record without either
-is still written as version 1.
+reader stays (tests/codec/golden). Version 2 knows attention guidance and the lossless scheme, version 3 guidance by the
+embedding; a record is written in the lowest version that holds it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from archiver.codec.fields import FieldReader, varint
 from archiver.errors import RecordCorrupt, RecordVersionUnknown
 
 MAGIC = b"\xa7r"
-VERSION = 2
+VERSION = 3
 FINGERPRINT_BYTES = 8
 NO_PROFILE = bytes(FINGERPRINT_BYTES)  # of a record that needs no weights
 MAX_BODY = 1 << 16  # bytes; far over any record, so that a hostile length reserves nothing
@@ -102,6 +102,17 @@ class AttentionGuidance:
 
 
 @dataclass(frozen=True, slots=True)
+class EmbeddingGuidance:
+    """How the stored embedding steers the finished latent (docs/schemes.md); all of it ours.
+
+    strength: eta of the first step, as a share of the latent's length, 1..15 in 1/32. steps: 1..15.
+    """
+
+    strength: float
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Steering:
     """How the decoder is to be driven; part of the record, so that later defaults never change an old record's picture.
 
@@ -110,7 +121,7 @@ class Steering:
     start: time at which decoding starts from the noised colour map (SDEdit), share of T in 1/255; None: from noise at
     T. linear: guidance by a known linear map, or None.
     colours_condition: whether the colour map is also given to the network as a trained condition [ours].
-    attention: guidance by stored attention maps, or None.
+    attention: guidance by stored attention maps, or None. embedding: guidance by the stored embedding, or None.
     """
 
     sampler: Sampler
@@ -120,18 +131,22 @@ class Steering:
     linear: LinearGuidance | None = None
     colours_condition: bool = False
     attention: AttentionGuidance | None = None
+    embedding: EmbeddingGuidance | None = None
 
     def to_bytes(self) -> bytes:
-        """3 to 10 bytes: flags, steps, guidance, then what there is of start and linear guidance, and, announced by the
-        last flag, a byte of further flags and what there is of attention guidance.
+        """3 to 11 bytes: flags, steps, guidance, then what there is of start, linear and embedding guidance, and,
+        announced by the last flag, a byte of further flags and what there is of attention guidance.
         """
-        flags = self.sampler | (self.start is not None) << 4 | (self.linear is not None) << 5
+        flags = self.sampler | (self.embedding is not None) << 3
+        flags |= (self.start is not None) << 4 | (self.linear is not None) << 5
         flags |= self.colours_condition << 6 | (self.attention is not None) << 7
         out = bytearray((flags, self.steps, _level(self.guidance, 16)))
         if self.start is not None:
             out.append(_level(self.start, 255))
         if self.linear is not None:
             out += bytes((_level(self.linear.strength, 255), _level(self.linear.cutoff, 255), self.linear.pixel_steps))
+        if self.embedding is not None:
+            out.append(_nibble(self.embedding.steps) << 4 | _nibble(round(self.embedding.strength * 32)))
         if self.attention is not None:
             out += bytes((_ATTENTION, _level(self.attention.strength, 255), _level(self.attention.until, 255)))
         return bytes(out)
@@ -143,7 +158,7 @@ class Steering:
         Raises RecordCorrupt.
         """
         flags, steps, guidance = reader.take(3, "the steering")
-        if (flags & 0x80 and version < 2) or flags & 0x0F not in tuple(Sampler):
+        if (flags & 0x80 and version < 2) or (flags & 0x08 and version < 3) or flags & 0x07 not in tuple(Sampler):
             raise RecordCorrupt(problem=f"steering {flags:#04x} is unknown")
         start = reader.byte("the start") / 255 if flags & 0x10 else None
         if not steps or start == 0:
@@ -152,13 +167,20 @@ class Steering:
         if flags & 0x20:
             strength, cutoff, pixel_steps = reader.take(3, "the linear guidance")
             linear = LinearGuidance(strength / 255, cutoff / 255, pixel_steps)
+        embedding = None
+        if flags & 0x08:
+            embedding_steps, strength = divmod(reader.byte("the embedding guidance"), 16)
+            if not embedding_steps or not strength:
+                raise RecordCorrupt(problem="it asks for no embedding guidance at all")
+            embedding = EmbeddingGuidance(strength / 32, embedding_steps)
         attention = None
         if flags & 0x80:
             further, strength, until = reader.take(3, "the attention guidance")
             if further != _ATTENTION:
                 raise RecordCorrupt(problem=f"further steering {further:#04x} is unknown")
             attention = AttentionGuidance(strength / 255, until / 255)
-        return cls(Sampler(flags & 0x0F), steps, guidance / 16, start, linear, bool(flags & 0x40), attention)
+        sampler, colours_condition = Sampler(flags & 0x07), bool(flags & 0x40)
+        return cls(sampler, steps, guidance / 16, start, linear, colours_condition, attention, embedding)
 
     def rounded(self) -> Steering:
         """The nearest steering that a record can hold.
@@ -173,6 +195,12 @@ def _level(value: float, scale: int) -> int:
     if not 0 <= level <= 255:
         raise ValueError(f"{value} does not fit a record")
     return level
+
+
+def _nibble(value: int) -> int:
+    if not 1 <= value <= 15:
+        raise ValueError(f"{value} does not fit a record")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +235,8 @@ class Record:
     @property
     def version(self) -> int:
         """The lowest version that can hold it: programs that know no later one read it, too."""
+        if self.steering.embedding is not None:
+            return 3
         return 2 if self.steering.attention is not None or self.scheme is Scheme.LOSSLESS else 1
 
     def section(self, kind: SectionKind) -> bytes:

@@ -105,6 +105,12 @@ class Backend(Protocol):
         """The attention that SEACOM steers by. Raises SchemeUnsupported where there is none."""
         ...
 
+    def embed(self, latents: Tensor) -> Tensor:
+        """The embeddings (B, D), as records hold them, of the pictures of latents; differentiable, each sample by
+        itself. Raises SchemeUnsupported where that is not to be had.
+        """
+        ...
+
     def observe(self, pixels: NDArray[np.uint8], scheme: Scheme) -> Facts:
         """What `scheme` needs to know of a picture (h, w, 3) at working size."""
         ...

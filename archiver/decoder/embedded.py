@@ -95,6 +95,11 @@ class EmbeddedBackend:
         conditions = Conditions(told.embedding)
         return lambda z, time: attention.octaves(attention.received(self.networks, z, time, conditions))
 
+    def embed(self, latents: Tensor) -> Tensor:
+        """What the semantic encoder sees in the pictures of latents."""
+        semantics = self.networks.semantics
+        return semantics.embedding(semantics.features(self.decode(latents).clamp(-1, 1)))
+
     def observe(self, pixels: NDArray[np.uint8], scheme: Scheme) -> Facts:
         """What the semantic encoder sees in a picture."""
         return observe(self.networks, pixels, scheme)

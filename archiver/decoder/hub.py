@@ -134,6 +134,10 @@ class HubBackend:
 
         return attend
 
+    def embed(self, latents: Tensor) -> Tensor:  # noqa: ARG002
+        """Not offered: the way back through these networks takes more memory than a decode may."""
+        raise self._unsupported("its networks steer by no embedding of what is decoded")
+
     def observe(self, pixels: NDArray[np.uint8], scheme: Scheme) -> Facts:
         """The embedding, or the labels, or what attention the picture draws: what `scheme` asks for and no more."""
         if scheme not in self.networks.info.schemes:

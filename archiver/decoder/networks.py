@@ -2,9 +2,10 @@
 
 The same record gives the same bytes on one machine, whatever travels with it. The last bits of a convolution depend on
 the size of its batch and on the number of cores, so neither may depend on the load. On a CPU every record is decoded
-alone, on one core, as many at a time as there are threads. On a GPU, which small networks keep as busy with one record
-as with eight, all calls have one batch size: what is missing is filled up with copies, and the size is part of the
-device's name, as it is of what the pixels depend on. docs/decoder.md tells what that costs.
+alone, on one core (guided by an embedding: in two threads, on however many cores), as many at a time as there are
+threads. On a GPU, which small networks keep as busy with one record as with eight, all calls have one batch size: what
+is missing is filled up with copies, and the size is part of the device's name, as it is of what the pixels depend on.
+docs/decoder.md tells what that costs.
 """
 
 from __future__ import annotations

@@ -12,7 +12,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from archiver.codec.record import FINGERPRINT_BYTES, AttentionGuidance, LinearGuidance, Sampler, Scheme, Steering
+from archiver.codec.record import (
+    FINGERPRINT_BYTES,
+    AttentionGuidance,
+    EmbeddingGuidance,
+    LinearGuidance,
+    Sampler,
+    Scheme,
+    Steering,
+)
 from archiver.errors import ProfileInvalid, ProfileUnknown
 
 PROFILE_FILE = "profile.toml"
@@ -153,10 +161,11 @@ def check_name(name: str, *, of_hub: bool) -> None:
 
 def _steering(raw: dict[str, Any]) -> Steering:
     keys = dict(raw)
-    linear, attention = keys.pop("linear", None), keys.pop("attention", None)
+    linear, attention, embedding = (keys.pop(name, None) for name in ("linear", "attention", "embedding"))
     keys["sampler"] = Sampler[str(keys["sampler"]).upper().replace("-", "_")]
     return Steering(
         **keys,
         linear=LinearGuidance(**linear) if linear is not None else None,
         attention=AttentionGuidance(**attention) if attention is not None else None,
+        embedding=EmbeddingGuidance(**embedding) if embedding is not None else None,
     ).rounded()

@@ -113,7 +113,8 @@ class Vault:
     # -- changing ------------------------------------------------------------------------------------------------------
 
     def install_embedded(self) -> tuple[ProfileInfo, ...]:
-        """Bring the weights that ship with this package into the vault; profiles that are there already stay.
+        """Bring the weights that ship with this package into the vault; of profiles that are there already, their
+        presets.
 
         Raises ProfileUnknown where this installation ships none, WeightsDamaged where they are not what they should be.
         """
@@ -123,8 +124,8 @@ class Vault:
         return tuple(self.import_directory(folder) for folder in folders)
 
     def import_directory(self, source: Path) -> ProfileInfo:
-        """Bring in a folder with `profile.toml` and the weights that it pins; a profile that is here and whole stays as
-        it is.
+        """Bring in a folder with `profile.toml` and the weights that it pins; of a profile that is here and whole only
+        what it newly says, which may be other presets.
 
         Raises ProfileUnknown, ProfileInvalid, WeightsDamaged, OSError.
         """
@@ -250,13 +251,11 @@ class Vault:
     def _publish(self, profile: ProfileInfo, toml: bytes) -> None:
         folder = self._profiles / profile.fingerprint.hex()
         if folder.is_dir():
+            self._describe_anew(folder / PROFILE_FILE, toml)
             return
         staged = Path(tempfile.mkdtemp(dir=self._incoming))
         staged.chmod(0o755)
-        with (staged / PROFILE_FILE).open("wb") as file:
-            file.write(toml)
-            file.flush()
-            os.fsync(file.fileno())
+        _write_durably(staged / PROFILE_FILE, toml)
         for weight in profile.files:
             link = staged / weight.name
             link.parent.mkdir(exist_ok=True)
@@ -266,6 +265,15 @@ class Vault:
             _sync_folder(within)
         staged.rename(folder)
         _sync_folder(self._profiles)
+
+    def _describe_anew(self, description: Path, toml: bytes) -> None:
+        """Exchange the `profile.toml` of weights that are here: their fingerprint says nothing of presets."""
+        if description.read_bytes() == toml:
+            return
+        staged = self._incoming / PROFILE_FILE
+        _write_durably(staged, toml)
+        staged.replace(description)
+        _sync_folder(description.parent)
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path) -> None:
@@ -304,6 +312,13 @@ def _is_part(name: str) -> bool:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_durably(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _sync_folder(path: Path) -> None:

@@ -13,6 +13,7 @@ from archiver.codec.record import (
     MAGIC,
     MAX_BODY,
     AttentionGuidance,
+    EmbeddingGuidance,
     LinearGuidance,
     Record,
     Sampler,
@@ -24,6 +25,7 @@ from archiver.codec.record import (
 from archiver.errors import RecordCorrupt, RecordVersionUnknown
 
 byte = st.integers(0, 255)
+nibbles = st.integers(1, 15)
 shares = st.integers(1, 255).map(lambda level: level / 255)
 steerings = st.builds(
     Steering,
@@ -34,6 +36,7 @@ steerings = st.builds(
     st.none() | st.builds(LinearGuidance, shares, shares, byte),
     st.booleans(),
     st.none() | st.builds(AttentionGuidance, shares, shares),
+    st.none() | st.builds(EmbeddingGuidance, nibbles.map(lambda level: level / 32), nibbles),
 )
 sections = st.lists(
     st.builds(Section, st.sampled_from(SectionKind), st.binary(max_size=300)), unique_by=lambda s: s.kind
@@ -109,20 +112,23 @@ def test_hostile_bodies_are_read_or_refused(body: bytes) -> None:
 
 def test_a_later_version_is_named() -> None:
     data = bytearray(PLAIN.to_bytes())
-    data[2] = 3 << 4 | Scheme.COCLI
-    with pytest.raises(RecordVersionUnknown, match=r"version 3.*up to 2"):
+    data[2] = 4 << 4 | Scheme.COCLI
+    with pytest.raises(RecordVersionUnknown, match=r"version 4.*up to 3"):
         Record.from_bytes(resealed(bytes(data)))
 
 
 def test_a_record_is_written_in_the_lowest_version_that_holds_it() -> None:
     attended = replace(PLAIN, steering=replace(PLAIN.steering, attention=AttentionGuidance(0.1, 0.5)))
+    finished = replace(PLAIN, steering=replace(PLAIN.steering, embedding=EmbeddingGuidance(6 / 32, 6)))
+    both = replace(finished, steering=replace(finished.steering, attention=attended.steering.attention))
     assert PLAIN.to_bytes()[2] >> 4 == 1
-    for newer in (attended, replace(PLAIN, scheme=Scheme.LOSSLESS)):
+    for newer, lowest in ((attended, 2), (replace(PLAIN, scheme=Scheme.LOSSLESS), 2), (finished, 3), (both, 3)):
         data = bytearray(newer.to_bytes())
-        assert data[2] >> 4 == 2
-        data[2] = 1 << 4 | newer.scheme
-        with pytest.raises(RecordCorrupt):
-            Record.from_bytes(resealed(bytes(data)))
+        assert data[2] >> 4 == lowest
+        for earlier in range(1, lowest):
+            data[2] = earlier << 4 | newer.scheme
+            with pytest.raises(RecordCorrupt):
+                Record.from_bytes(resealed(bytes(data)))
     needless = bytearray(PLAIN.to_bytes())
     needless[2] = 2 << 4 | PLAIN.scheme
     with pytest.raises(RecordCorrupt, match="version 2"):
@@ -153,6 +159,9 @@ def test_a_section_there_twice_is_corrupt() -> None:
 def test_what_a_record_cannot_hold_is_refused_when_written() -> None:
     with pytest.raises(ValueError, match="does not fit"):
         Steering(Sampler.DDIM, 20, 16.0).to_bytes()
+    for strength, steps in ((0.0, 6), (0.5, 6), (0.2, 0), (0.2, 16)):
+        with pytest.raises(ValueError, match="does not fit"):
+            replace(PLAIN.steering, embedding=EmbeddingGuidance(strength, steps)).to_bytes()
     with pytest.raises(ValueError, match="does not fit"):
         replace(PLAIN, width=-1).to_bytes()
 

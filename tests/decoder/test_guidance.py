@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from archiver.codec.dct import basis
 from archiver.decoder import guidance
@@ -126,3 +127,27 @@ def test_attention_that_is_reached_is_left_alone() -> None:
     z = latent((8, 8), 1)
     moved, distance = guidance.attention_guidance(z, z.clone(), lambda x: x, 0.5)
     assert torch.equal(moved, z) and not distance.any()
+
+
+def embed(x: Tensor) -> Tensor:
+    """Two numbers a channel, neither of them linear in the latent."""
+    return torch.cat([x.mean((2, 3)), x.abs().mean((2, 3))], 1)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 7)])
+def test_embedding_guidance_brings_every_sample_nearer_by_steps_of_the_stated_lengths(size: tuple[int, int]) -> None:
+    z, wanted = latent(size, 1), embed(latent(size, 2))
+    likeness = [F.cosine_similarity(embed(z), wanted)]
+    for steps in (1, 3):
+        moved = guidance.embedding_guidance(z, wanted, embed, 0.1, steps)
+        likeness.append(F.cosine_similarity(embed(moved), wanted))
+    assert (likeness[0] < likeness[1]).all() and (likeness[1] < likeness[2]).all()
+    once = guidance.embedding_guidance(z, wanted, embed, 0.1, 1)
+    assert torch.allclose((once - z).flatten(1).norm(dim=1), 0.1 * z.flatten(1).norm(dim=1))
+    alone = guidance.embedding_guidance(z[1:], wanted[1:], embed, 0.1, 3)
+    assert torch.allclose(alone, moved[1:])
+
+
+def test_where_there_is_no_way_up_embedding_guidance_stays() -> None:
+    z = latent((8, 8), 1)
+    assert torch.equal(guidance.embedding_guidance(z, embed(z), lambda x: 0 * embed(x) + 1, 0.1, 2), z)

@@ -17,7 +17,7 @@ from archiver.codec import region_colours, schemes
 from archiver.codec.colour import shrink
 from archiver.codec.dct import basis
 from archiver.codec.picture import Picture
-from archiver.codec.record import AttentionGuidance, Record, Scheme, Section, SectionKind
+from archiver.codec.record import AttentionGuidance, EmbeddingGuidance, Record, Scheme, Section, SectionKind
 from archiver.decoder import guidance
 from archiver.decoder.attention import octaves, received, reference
 from archiver.decoder.decoding import Steered, decode_latents, decode_records
@@ -143,6 +143,37 @@ def test_g_coclico_reaches_what_is_known_and_leaves_the_null_space_to_the_networ
         assert (mask * (coefficients(x0) - coefficients(steered.known))).abs().max() < 1e-5
         assert ((1 - mask) * (coefficients(x0) - coefficients(unsteered))).abs().max() < 5e-6
         assert (mask * (coefficients(unsteered) - coefficients(steered.known))).abs().max() > 0.1
+
+
+# -- embeddings --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", [Scheme.COCLI, Scheme.COCLICO, Scheme.G_COCLICO, Scheme.SEACOM])
+def test_embedding_guidance_shows_more_of_what_is_stored(models: EmbeddedBackend, scheme: Scheme) -> None:
+    one, other = (coded(models, scheme, seed, steps=2) for seed in (0, 1))
+    swapped = replace(one, sections=(other.sections[0], *one.sections[1:]))  # not what is shown anyway
+    for record, least in ((one, 0.2), (swapped, 0.2)):
+        guided = replace(record, steering=replace(record.steering, embedding=EmbeddingGuidance(6 / 32, 4)))
+        assert _shown(models, guided) > _shown(models, record) + least
+
+
+def _shown(models: EmbeddedBackend, record: Record) -> float:
+    """Cosine of a stored embedding to that of the picture it was decoded to."""
+    stored = schemes.material(record).embedding
+    picture = decode_records(models, [record])[0]
+    seen = models.observe(picture, Scheme.COCLI).embedding
+    assert stored is not None
+    return float(stored @ seen / np.linalg.norm(stored) / np.linalg.norm(seen))
+
+
+def test_embedding_guidance_is_each_record_s_own(models: EmbeddedBackend) -> None:
+    """In batches of one size, as the decoder makes them, a picture does not depend on who else is in its batch."""
+    records = [coded(models, Scheme.COCLICO, seed, steps=1) for seed in (0, 1, 2)]
+    records = [replace(one, steering=replace(one.steering, embedding=EmbeddingGuidance(6 / 32, 3))) for one in records]
+    pictures = decode_records(models, records)
+    for places in ((1, 0, 0), (2, 2, 1)):
+        for place, picture in zip(places, decode_records(models, [records[place] for place in places]), strict=True):
+            assert np.array_equal(pictures[place], picture)
 
 
 # -- SESECO ------------------------------------------------------------------------------------------------------------

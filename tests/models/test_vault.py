@@ -108,6 +108,19 @@ def test_importing_again_changes_nothing_and_heals_what_is_damaged(
     vault.verify(profile)
 
 
+def test_importing_again_brings_the_presets_that_changed(tmp_path: Path, vault: Vault, profile: ProfileInfo) -> None:
+    description = tmp_path / "one" / "profile.toml"
+    description.write_text(
+        f'{description.read_text()}\n[presets.slow.cocli]\nsampler = "ddim"\nsteps = 9\nguidance = 3.0\n'
+    )
+    again = vault.import_directory(tmp_path / "one")
+    assert again.fingerprint == profile.fingerprint
+    assert [(preset.name, preset.steering.steps) for preset in again.presets][-1] == ("slow", 9)
+    assert vault.find(profile.key) == again
+    vault.verify(again)
+    assert not list((vault.path / "incoming").iterdir())
+
+
 def test_missing_weights_are_noticed_without_reading(vault: Vault, profile: ProfileInfo) -> None:
     weights(vault, profile).unlink()
     assert not vault.holds(profile.key)
