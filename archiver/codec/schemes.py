@@ -123,20 +123,21 @@ def compose(
         raise ValueError(f"scheme {scheme.label} is not implemented")
     # The seed is arbitrary, but the same picture should give the same record.
     seed = int.from_bytes(hashlib.sha256(np.ascontiguousarray(picture.pixels).tobytes()).digest()[:4], "big")
+    conditions: list[Section] = []
     if scheme in _LABEL_SCHEMES:
-        condition = Section(SectionKind.LABEL_MAP, label_map.encode(facts.labels, facts.words))
-    else:
+        conditions.append(Section(SectionKind.LABEL_MAP, label_map.encode(facts.labels, facts.words)))
+    if scheme not in _LABEL_SCHEMES or steering.embedding is not None:
         levels = _FEW_LEVELS if facts.embedding.size <= _FEW_DIMENSIONS else _MANY_LEVELS
         code = embedding.quantise(facts.embedding, levels)
-        condition = Section(SectionKind.EMBEDDING, embedding.encode(code))
-    bare = Record(scheme, profile, seed, picture.width, picture.height, grid, steering.rounded(), (condition,))
+        conditions.append(Section(SectionKind.EMBEDDING, embedding.encode(code)))
+    bare = Record(scheme, profile, seed, picture.width, picture.height, grid, steering.rounded(), tuple(conditions))
     if scheme is Scheme.COCLI:
         return bare
     if scheme is Scheme.SEACOM:
         if facts.attention is None:
             raise ValueError("seacom needs attention maps")
         return _finest_that_fits(
-            replace(bare, sections=(condition, Section(SectionKind.ATTENTION_MAP, payload)))
+            replace(bare, sections=(*conditions, Section(SectionKind.ATTENTION_MAP, payload)))
             for payload in _attention_payloads(facts.attention)
         )
     side = _FINE_COLOUR_SIDE if steering.colours_condition else _COLOUR_SIDE
@@ -151,7 +152,7 @@ def compose(
         case _:
             kind = SectionKind.COLOUR_MAP
             rungs = (colour_map.encode(colours, *steps) for colours, steps in _maps(picture, grid, side))
-    return _finest_that_fits(replace(bare, sections=(condition, Section(kind, payload))) for payload in rungs)
+    return _finest_that_fits(replace(bare, sections=(*conditions, Section(kind, payload))) for payload in rungs)
 
 
 def _attention_payloads(received: NDArray[np.float32]) -> Iterator[bytes]:
@@ -191,7 +192,7 @@ def material(record: Record) -> Material:
         labels = label_map.decode(record.section(SectionKind.LABEL_MAP))
         if labels.shape not in ((rows * cells, columns * cells) for cells in _LABEL_CELLS):
             raise RecordCorrupt(problem="its label map does not fit its grid")
-    elif record.scheme in SUPPORTED:
+    if record.scheme in SUPPORTED and (record.scheme not in _LABEL_SCHEMES or record.steering.embedding is not None):
         code = embedding.decode(record.section(SectionKind.EMBEDDING)).vector()
     match record.scheme:
         case scheme if scheme in _MAP_SCHEMES:

@@ -126,7 +126,7 @@ class PresetUnknown(ArchiverError):
     """profile {profile} has no preset {preset} for scheme {scheme}"""
 
     exit_code = 6
-    hint = "Every profile has the presets `default` and `paper`, the embedded one `fast` too; set `preset` under [model] in the configuration."
+    hint = "Every profile has the presets `default` and `paper`, embedded ones `fast`; set `preset` under [model]."
 
 
 class SchemeUnsupported(ArchiverError):

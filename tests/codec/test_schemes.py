@@ -19,7 +19,7 @@ from archiver.codec import schemes
 from archiver.codec.colour import shrink
 from archiver.codec.explain import explain
 from archiver.codec.picture import Picture
-from archiver.codec.record import Record, Scheme, Section
+from archiver.codec.record import EmbeddingGuidance, Record, Scheme, Section, SectionKind
 from archiver.errors import RecordCorrupt
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -41,16 +41,38 @@ def facts(seed: int, grid: tuple[int, int]) -> schemes.Facts:
     return schemes.Facts(embedding, labels, 32, attention(seed, 4, rows, columns))
 
 
-def record(scheme: Scheme, seed: int = 0, grid: tuple[int, int] = (16, 16), preset: str = "default") -> Record:
+def record(
+    scheme: Scheme, seed: int = 0, grid: tuple[int, int] = (16, 16), preset: str = "default", *, guided: bool = False
+) -> Record:
+    """`guided`: by the embedding, too."""
     picture = Picture(photograph(seed, 16 * grid[0], 16 * grid[1]), 250 * grid[0], 250 * grid[1])
-    return schemes.compose(picture, facts(seed, grid), scheme, b"profile!", grid, schemes.PRESETS[preset][scheme])
+    steering = schemes.PRESETS[preset][scheme]
+    if guided:
+        steering = replace(steering, embedding=EmbeddingGuidance(4 / 32, 5))
+    return schemes.compose(picture, facts(seed, grid), scheme, b"profile!", grid, steering)
 
 
 @pytest.mark.parametrize("scheme", BUDGETS)
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("preset", ["default", "paper"])
-def test_a_record_stays_within_its_budget(scheme: Scheme, seed: int, preset: str) -> None:
-    assert len(record(scheme, seed, preset=preset).to_bytes()) <= BUDGETS[scheme]
+@pytest.mark.parametrize("guided", [False, True])
+def test_a_record_stays_within_its_budget(scheme: Scheme, seed: int, preset: str, guided: bool) -> None:
+    assert len(record(scheme, seed, preset=preset, guided=guided).to_bytes()) <= BUDGETS[scheme]
+
+
+@pytest.mark.parametrize("scheme", [Scheme.SGC, Scheme.SESECO])
+def test_a_label_scheme_holds_an_embedding_where_it_is_guided_by_one(scheme: Scheme) -> None:
+    plain, guided = record(scheme), record(scheme, guided=True)
+    assert SectionKind.EMBEDDING not in {section.kind for section in plain.sections}
+    assert schemes.material(plain).embedding is None
+    found, wanted = schemes.material(guided), facts(0, (16, 16))
+    assert np.array_equal(found.labels, wanted.labels)
+    assert found.embedding is not None
+    assert found.embedding @ wanted.embedding > 0.85 * np.linalg.norm(found.embedding) * np.linalg.norm(
+        wanted.embedding
+    )
+    with pytest.raises(RecordCorrupt, match="embedding"):
+        schemes.check(replace(plain, steering=guided.steering))
 
 
 @pytest.mark.parametrize("scheme", WITH_COLOURS)

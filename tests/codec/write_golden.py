@@ -17,6 +17,7 @@ from archiver.codec.explain import explain
 from archiver.codec.picture import Picture
 
 written = [record(scheme, number, (16, 11)) for number, scheme in enumerate(BUDGETS)]
+written += [record(scheme, 7, (16, 11), guided=True) for scheme in BUDGETS]
 written.append(lossless.compose(Picture(photograph(6, 256, 176), 4000, 2750)))
 
 for coded in written:

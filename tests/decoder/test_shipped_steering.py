@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from archiver.decoder import guidance
 from archiver.decoder.attention import octaves, received, reference
 from archiver.decoder.decoding import Steered, decode_latents, decode_records
 from archiver.decoder.embedded import EmbeddedBackend
+from archiver.decoder.judge import judge
 from archiver.models.embedded import Conditions, load_embedded
 
 DIRECTORY = Path(archiver.models.__file__).parent / "weights" / "embedded-1"
@@ -34,10 +36,12 @@ def models() -> EmbeddedBackend:
     return EmbeddedBackend(load_embedded(DIRECTORY))
 
 
-def coded(models: EmbeddedBackend, scheme: Scheme, seed: int, steps: int = 10) -> Record:
+def coded(
+    models: EmbeddedBackend, scheme: Scheme, seed: int, steps: int = 10, guide: EmbeddingGuidance | None = None
+) -> Record:
     """The record of a made photograph, with fewer steps than the default preset takes."""
     picture = Picture(photograph(seed, 16 * GRID[0], 16 * GRID[1]), 1200, 800)
-    steering = replace(schemes.PRESETS["default"][scheme], steps=steps)
+    steering = replace(schemes.PRESETS["default"][scheme], steps=steps, embedding=guide)
     return schemes.compose(picture, models.observe(picture.pixels, scheme), scheme, bytes(8), GRID, steering)
 
 
@@ -148,13 +152,32 @@ def test_g_coclico_reaches_what_is_known_and_leaves_the_null_space_to_the_networ
 # -- embeddings --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scheme", [Scheme.COCLI, Scheme.COCLICO, Scheme.G_COCLICO, Scheme.SEACOM])
+@pytest.mark.parametrize("scheme", schemes.SUPPORTED)
 def test_embedding_guidance_shows_more_of_what_is_stored(models: EmbeddedBackend, scheme: Scheme) -> None:
-    one, other = (coded(models, scheme, seed, steps=2) for seed in (0, 1))
-    swapped = replace(one, sections=(other.sections[0], *one.sections[1:]))  # not what is shown anyway
-    for record, least in ((one, 0.2), (swapped, 0.2)):
-        guided = replace(record, steering=replace(record.steering, embedding=EmbeddingGuidance(6 / 32, 4)))
-        assert _shown(models, guided) > _shown(models, record) + least
+    one, other = (coded(models, scheme, seed, steps=2, guide=EmbeddingGuidance(6 / 32, 4)) for seed in (0, 1))
+    swapped = replace(one, sections=tuple(map(_embedding_of(other), one.sections)))  # not what is shown anyway
+    for guided in (one, swapped):
+        assert _shown(models, guided) > _shown(models, _barely(guided)) + 0.15
+
+
+def test_what_guidance_gains_counts_for_less_with_the_gate_than_where_it_was_aimed(models: EmbeddedBackend) -> None:
+    """Else the gate would let everything pass that was steered by the network that it looks through."""
+    guided = coded(models, Scheme.SGC, 3, steps=1, guide=EmbeddingGuidance(6 / 32, 5))
+    original = photograph(3, 16 * GRID[0], 16 * GRID[1])
+    before, after = (decode_records(models, [record])[0] for record in (_barely(guided), guided))
+    aimed = _shown(models, guided) - _shown(models, _barely(guided))
+    judged = judge(models, original, after).semantic - judge(models, original, before).semantic
+    assert judged < 0.7 * aimed
+
+
+def _embedding_of(other: Record) -> Callable[[Section], Section]:
+    theirs = Section(SectionKind.EMBEDDING, other.section(SectionKind.EMBEDDING))
+    return lambda section: theirs if section.kind is SectionKind.EMBEDDING else section
+
+
+def _barely(record: Record) -> Record:
+    """The same record, with as little guidance by its embedding as one can ask for."""
+    return replace(record, steering=replace(record.steering, embedding=EmbeddingGuidance(1 / 32, 1)))
 
 
 def _shown(models: EmbeddedBackend, record: Record) -> float:
@@ -168,8 +191,7 @@ def _shown(models: EmbeddedBackend, record: Record) -> float:
 
 def test_embedding_guidance_is_each_record_s_own(models: EmbeddedBackend) -> None:
     """In batches of one size, as the decoder makes them, a picture does not depend on who else is in its batch."""
-    records = [coded(models, Scheme.COCLICO, seed, steps=1) for seed in (0, 1, 2)]
-    records = [replace(one, steering=replace(one.steering, embedding=EmbeddingGuidance(6 / 32, 3))) for one in records]
+    records = [coded(models, Scheme.COCLICO, seed, steps=1, guide=EmbeddingGuidance(6 / 32, 3)) for seed in (0, 1, 2)]
     pictures = decode_records(models, records)
     for places in ((1, 0, 0), (2, 2, 1)):
         for place, picture in zip(places, decode_records(models, [records[place] for place in places]), strict=True):
