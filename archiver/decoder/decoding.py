@@ -78,11 +78,12 @@ class Steered:
         linear = self._steering.linear
         self._mask = None if linear is None else guidance.low_frequency_mask(rows, columns, linear.cutoff).to(device)
         labels = _stacked([one.labels for one in materials], device)
+        self._embedding = _stacked([one.embedding for one in materials], device)
         self._attention = _stacked([one.attention for one in materials], device)
         self._told = Told(
             len(records),
             first.grid,
-            _stacked([one.embedding for one in materials], device),
+            self._embedding if labels is None else None,  # beside labels it only steers, see docs/schemes.md
             None if labels is None else labels.long(),
             self._colours if self._steering.colours_condition else None,
         )
@@ -120,7 +121,7 @@ class Steered:
 
     def finish(self, x0: Tensor) -> Tensor:
         """The sampled clean latents, nearer to what the stored embeddings say where that is asked for."""
-        guide, wanted = self._steering.embedding, self._told.embedding
+        guide, wanted = self._steering.embedding, self._embedding
         if guide is None or wanted is None:
             return x0
         with _threads(_STEERING_THREADS):
