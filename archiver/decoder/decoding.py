@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from threading import BoundedSemaphore
 from typing import Any
 
 import numpy as np
@@ -20,8 +22,10 @@ from archiver.decoder.pixels import to_pixels
 from archiver.decoder.sampler import SteerZ, sample, trajectory
 
 # Embedding guidance is most of a decode. Its last bits depend on how many threads it has, so it always has as many: on
-# one core two cost nothing over one, on two cores a reader waits half as long.
+# one core two cost nothing over one, on two cores a reader waits half as long. Each takes 0.7 GB at 512x512, so that no
+# more are under way than there are cores for.
 _STEERING_THREADS = 2
+_steering = BoundedSemaphore(max(1, len(os.sched_getaffinity(0)) // _STEERING_THREADS))
 
 
 def decode_records(backend: Backend, records: Sequence[Record]) -> list[NDArray[np.uint8]]:
@@ -124,7 +128,7 @@ class Steered:
         guide, wanted = self._steering.embedding, self._embedding
         if guide is None or wanted is None:
             return x0
-        with _threads(_STEERING_THREADS):
+        with _steering, _threads(_STEERING_THREADS):
             return guidance.embedding_guidance(x0, wanted, self._backend.embed, guide.strength, guide.steps)
 
 
