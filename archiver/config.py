@@ -207,7 +207,7 @@ class RecallSettings(Section):
     events: Literal["auto", "open"] = "auto"
     socket: AbsolutePath = Path("/run/archiver/recall.sock")
     on_failure: Literal["placeholder", "error"] = "placeholder"
-    deadline: Interval = timedelta(minutes=5)
+    deadline: Interval = timedelta(minutes=15)
     concurrent: Annotated[int, Field(ge=1, le=256)] = 4
     waiting: Annotated[int, Field(ge=1, le=100_000)] = 4096
     per_hour: Annotated[Annotated[int, Field(ge=0)] | None, BeforeValidator(none)] = 5000

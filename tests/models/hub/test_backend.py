@@ -16,7 +16,7 @@ from torch import Tensor
 
 from archiver.codec import label_map, schemes
 from archiver.codec.dct import basis
-from archiver.codec.record import AttentionGuidance, Record, Scheme, Section, SectionKind
+from archiver.codec.record import AttentionGuidance, EmbeddingGuidance, Record, Scheme, Section, SectionKind
 from archiver.decoder import guidance
 from archiver.decoder.decoding import Steered, decode_records
 from archiver.decoder.hub import HubBackend, open_hub
@@ -177,6 +177,9 @@ def test_a_record_that_does_not_fit_the_networks_is_refused_by_name(
     with pytest.raises(RecordCorrupt, match="7 dimensions"):
         decode_records(backends["sd15"], [replace(record, sections=(Section(SectionKind.EMBEDDING, short),))])
     coloured = coded(shelf, backends["sd15"], Scheme.COCLICO)
+    steered = replace(record, steering=replace(record.steering, embedding=EmbeddingGuidance(4 / 32, 3)))
+    with pytest.raises(SchemeUnsupported, match="embedding"):
+        decode_records(backends["sd15"], [steered])
     with pytest.raises(SchemeUnsupported, match="colours"):
         told = replace(coloured.steering, colours_condition=True)
         decode_records(backends["sd15"], [replace(coloured, steering=told)])
