@@ -160,14 +160,17 @@ def test_embedding_guidance_shows_more_of_what_is_stored(models: EmbeddedBackend
         assert _shown(models, guided) > _shown(models, _barely(guided)) + 0.15
 
 
-def test_what_guidance_gains_counts_for_less_with_the_gate_than_where_it_was_aimed(models: EmbeddedBackend) -> None:
-    """Else the gate would let everything pass that was steered by the network that it looks through."""
-    guided = coded(models, Scheme.SGC, 3, steps=1, guide=EmbeddingGuidance(6 / 32, 5))
-    original = photograph(3, 16 * GRID[0], 16 * GRID[1])
+@pytest.mark.parametrize("seed", range(2))
+def test_what_guidance_gains_counts_for_little_with_the_gate(models: EmbeddedBackend, seed: int) -> None:
+    """Else it would let everything pass that was steered by the network that it looks through: at full size it counted
+    three quarters of what was aimed at, at half the size a quarter at most.
+    """
+    guided = coded(models, Scheme.SGC, seed, steps=1, guide=EmbeddingGuidance(6 / 32, 5))
+    original = photograph(seed, 16 * GRID[0], 16 * GRID[1])
     before, after = (decode_records(models, [record])[0] for record in (_barely(guided), guided))
     aimed = _shown(models, guided) - _shown(models, _barely(guided))
     judged = judge(models, original, after).semantic - judge(models, original, before).semantic
-    assert judged < 0.7 * aimed
+    assert judged < 0.4 * aimed
 
 
 def _embedding_of(other: Record) -> Callable[[Section], Section]:
