@@ -84,6 +84,14 @@ class Disk:
         state = os.statvfs(self.path)
         return state.f_bavail * state.f_frsize
 
+    def block(self) -> int:
+        """Bytes of a block, the unit in which space is taken.
+
+        A file may be left with one more of them than it had once space has been claimed for it and given back: ext4
+        puts the list of a file's extents into a block of its own when there are more than four, and keeps that block.
+        """
+        return os.statvfs(self.path).f_frsize
+
     def fill(self, leave: int = 0) -> Path:
         """Take all the space but `leave` bytes (about: in whole blocks); delete the returned file to give it back."""
         ballast = self.path / "ballast"
