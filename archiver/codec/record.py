@@ -7,7 +7,7 @@
 
 Integers are big-endian, varints LEB128. A record is read for ever: a change of layout takes a new version, and the old
 reader stays (tests/codec/golden). Version 2 knows attention guidance and the lossless scheme, version 3 guidance by the
-embedding; a record is written in the lowest version that holds it.
+embedding, and colours in SEACOM; a record is written in the lowest version that holds it.
 """
 
 from __future__ import annotations
@@ -235,9 +235,13 @@ class Record:
     @property
     def version(self) -> int:
         """The lowest version that can hold it: programs that know no later one read it, too."""
-        if self.steering.embedding is not None:
+        if self.steering.embedding is not None or (self.scheme is Scheme.SEACOM and self.has(SectionKind.COLOUR_MAP)):
             return 3
         return 2 if self.steering.attention is not None or self.scheme is Scheme.LOSSLESS else 1
+
+    def has(self, kind: SectionKind) -> bool:
+        """Whether there is a section of this kind."""
+        return any(section.kind == kind for section in self.sections)
 
     def section(self, kind: SectionKind) -> bytes:
         """The payload of a section.

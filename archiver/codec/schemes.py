@@ -44,8 +44,10 @@ _MAP_RUNGS = (
 )
 _DCT_STEPS = ((2, 4), (3, 6), (4, 8), (6, 12), (8, 16), (12, 24), (20, 40), (40, 80))
 _DCT_KEPT = (256, 100)  # coefficients of luma and of each chroma
-# Cells of an attention map's long side, and bits: the first that fits is taken.
+# Cells of an attention map's long side, and bits: the first that fits is taken. Beside colours the coarsest, for a byte
+# of colours does more for a picture.
 _ATTENTION_STEPS = ((16, 4), (16, 3), (16, 2), (8, 4), (8, 3), (8, 2), (4, 2))
+_ATTENTION_BESIDE_COLOURS = (4, 2)
 _BUDGETS = {
     Scheme.SGC: 685,
     Scheme.COCLI: 88,
@@ -137,8 +139,8 @@ def compose(
         if facts.attention is None:
             raise ValueError("seacom needs attention maps")
         return _finest_that_fits(
-            replace(bare, sections=(*conditions, Section(SectionKind.ATTENTION_MAP, payload)))
-            for payload in _attention_payloads(facts.attention)
+            replace(bare, sections=(*conditions, *sections))
+            for sections in _attention_sections(facts.attention, picture, grid, steering.colours_condition)
         )
     side = _FINE_COLOUR_SIDE if steering.colours_condition else _COLOUR_SIDE
     match scheme:
@@ -155,11 +157,23 @@ def compose(
     return _finest_that_fits(replace(bare, sections=(*conditions, Section(kind, payload))) for payload in rungs)
 
 
-def _attention_payloads(received: NDArray[np.float32]) -> Iterator[bytes]:
+def _attention_sections(
+    received: NDArray[np.float32], picture: Picture, grid: tuple[int, int], with_colours: bool
+) -> Iterator[tuple[Section, ...]]:
+    """Attention maps, finest first; or, where a network is told colours, coarse ones with colours, finest first."""
+    if not with_colours:
+        for side, bits in _ATTENTION_STEPS:
+            yield (_attention_section(received, side, bits),)
+        return
+    coarse = _attention_section(received, *_ATTENTION_BESIDE_COLOURS)
+    for colours, steps in _maps(picture, grid, _COLOUR_SIDE):
+        yield coarse, Section(SectionKind.COLOUR_MAP, colour_map.encode(colours, *steps))
+
+
+def _attention_section(received: NDArray[np.float32], side: int, bits: int) -> Section:
     _, rows, columns = received.shape
-    for side, bits in _ATTENTION_STEPS:
-        coarse = area_means(received, *map_size((columns, rows), side))
-        yield attention_map.encode(attention_map.quantise(coarse, bits))
+    coarse = area_means(received, *map_size((columns, rows), side))
+    return Section(SectionKind.ATTENTION_MAP, attention_map.encode(attention_map.quantise(coarse, bits)))
 
 
 def _dct_payloads(colours: NDArray[np.uint8]) -> Iterator[bytes]:
@@ -205,7 +219,12 @@ def material(record: Record) -> Material:
             return Material(code, labels, colours, detail)
         case Scheme.SEACOM:
             maps = attention_map.decode(record.section(SectionKind.ATTENTION_MAP))
-            return Material(code, labels, attention=maps.octaves())
+            told = record.has(SectionKind.COLOUR_MAP)
+            return Material(
+                code,
+                colours=colour_map.decode(record.section(SectionKind.COLOUR_MAP)) if told else None,
+                attention=maps.octaves(),
+            )
         case _:
             return Material(code, labels)
 

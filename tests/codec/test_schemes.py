@@ -42,13 +42,21 @@ def facts(seed: int, grid: tuple[int, int]) -> schemes.Facts:
 
 
 def record(
-    scheme: Scheme, seed: int = 0, grid: tuple[int, int] = (16, 16), preset: str = "default", *, guided: bool = False
+    scheme: Scheme,
+    seed: int = 0,
+    grid: tuple[int, int] = (16, 16),
+    preset: str = "default",
+    *,
+    guided: bool = False,
+    told_colours: bool | None = None,
 ) -> Record:
-    """`guided`: by the embedding, too."""
+    """`guided`: by the embedding, too. `told_colours`: whether the network is, where the preset does not decide."""
     picture = Picture(photograph(seed, 16 * grid[0], 16 * grid[1]), 250 * grid[0], 250 * grid[1])
     steering = schemes.PRESETS[preset][scheme]
     if guided:
         steering = replace(steering, embedding=EmbeddingGuidance(4 / 32, 5))
+    if told_colours is not None:
+        steering = replace(steering, colours_condition=told_colours)
     return schemes.compose(picture, facts(seed, grid), scheme, b"profile!", grid, steering)
 
 
@@ -73,6 +81,24 @@ def test_a_label_scheme_holds_an_embedding_where_it_is_guided_by_one(scheme: Sch
     )
     with pytest.raises(RecordCorrupt, match="embedding"):
         schemes.check(replace(plain, steering=guided.steering))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("grid", [(16, 16), (32, 32), (1, 1), (16, 1), (40, 30)])
+def test_seacom_holds_colours_for_a_network_that_is_told_them(seed: int, grid: tuple[int, int]) -> None:
+    plain, told = record(Scheme.SEACOM, seed, grid), record(Scheme.SEACOM, seed, grid, told_colours=True)
+    assert schemes.material(plain).colours is None
+    assert (plain.version, told.version) == (2, 3)
+    assert Record.from_bytes(told.to_bytes()) == told
+    assert len(told.to_bytes()) <= BUDGETS[Scheme.SEACOM]
+    found = schemes.material(told)
+    assert found.attention is not None and found.colours is not None
+    columns, rows = schemes.map_size(grid, 16)
+    assert found.colours.shape == (rows, columns, 3)
+    original = shrink(photograph(seed, 16 * grid[0], 16 * grid[1]), columns, rows)
+    assert np.abs(found.colours.astype(int) - original).mean() < 16
+    preview = schemes.colour_preview(told)
+    assert preview is not None and np.array_equal(preview, found.colours)
 
 
 @pytest.mark.parametrize("scheme", WITH_COLOURS)

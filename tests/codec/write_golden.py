@@ -15,13 +15,17 @@ from test_schemes import BUDGETS, GOLDEN, record
 from archiver.codec import lossless, schemes
 from archiver.codec.explain import explain
 from archiver.codec.picture import Picture
+from archiver.codec.record import Scheme
 
 written = [record(scheme, number, (16, 11)) for number, scheme in enumerate(BUDGETS)]
 written += [record(scheme, 7, (16, 11), guided=True) for scheme in BUDGETS]
 written.append(lossless.compose(Picture(photograph(6, 256, 176), 4000, 2750)))
 
-for coded in written:
-    stem = GOLDEN / f"{coded.scheme.label}-v{coded.version}"
+files = [(coded, f"{coded.scheme.label}-v{coded.version}") for coded in written]
+files.append((record(Scheme.SEACOM, 8, (16, 11), guided=True, told_colours=True), "seacom-v3-colours"))
+
+for coded, name in files:
+    stem = GOLDEN / name
     if stem.with_suffix(".rec").exists():
         continue
     found = schemes.material(coded)
