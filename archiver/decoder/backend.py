@@ -76,6 +76,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def long_side(self) -> int:
+        """Pixels of the largest pictures that it makes."""
+        ...
+
+    @property
     def batch(self) -> int | None:
         """How many records one call decodes together at most; None for as many as the runner likes."""
         ...

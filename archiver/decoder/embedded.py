@@ -50,6 +50,11 @@ class EmbeddedBackend:
         return self.networks.meta.downscale
 
     @property
+    def long_side(self) -> int:
+        """Pixels of the largest pictures that it makes."""
+        return self.networks.meta.long_side
+
+    @property
     def alphas_cumprod(self) -> Tensor:
         """The noise schedule (1000,), on the CPU."""
         return self.networks.alphas_cumprod

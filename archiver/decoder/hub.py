@@ -86,6 +86,11 @@ class HubBackend:
         """Pixels along the side of a cell of a record's grid."""
         return self.networks.settings.cell
 
+    @property
+    def long_side(self) -> int:
+        """Pixels of the largest pictures that it makes."""
+        return self.networks.info.long_side
+
     def latent_shape(self, grid: tuple[int, int]) -> tuple[int, int, int]:
         """(channels, rows, columns) of latents."""
         columns, rows = (cells * _LATENTS_PER_CELL for cells in grid)

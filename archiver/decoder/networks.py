@@ -31,7 +31,7 @@ from archiver.decoder.embedded import EmbeddedBackend
 from archiver.decoder.engine import Generated
 from archiver.decoder.judge import judge
 from archiver.decoder.work import Decode, DeviceLost, Encode, Measure, OutOfMemory, Work
-from archiver.errors import DecoderFailed, HubNotInstalled
+from archiver.errors import DecoderFailed, HubNotInstalled, RecordCorrupt
 from archiver.models.embedded import Autoencoder, Denoiser, ProfileMeta, SemanticEncoder, load_network, read_profile
 from archiver.models.embedded.denoiser import cosine_alphas_cumprod
 from archiver.models.profiles import HUB_FORMAT, format_of
@@ -188,6 +188,9 @@ class LocalRunner:
 
     def _decode(self, records: list[Record]) -> list[Generated]:
         backend = self._backend(records[0].profile)
+        columns, rows = records[0].grid
+        if max(columns, rows) * backend.cell > backend.long_side:  # what it makes at most bounds a decode's memory
+            raise RecordCorrupt(problem=f"its grid of {columns}x{rows} is larger than {backend.name} works at")
         batch = self._batch if backend.batch is None else min(self._batch, backend.batch)
         made: list[Generated] = []
         for first in range(0, len(records), batch):

@@ -256,6 +256,16 @@ def test_a_corrupt_record_is_named(engine: Engine, records: dict[Scheme, list[Re
         engine.decode([replace(records[Scheme.SGC][0], sections=())])
 
 
+def test_a_record_larger_than_its_profile_works_at_is_refused(
+    engine: Engine, records: dict[Scheme, list[Record]]
+) -> None:
+    record = records[Scheme.COCLI][0]
+    assert engine.decode([replace(record, grid=(4, 4))])
+    for grid in ((5, 1), (1, 5), (64, 64)):
+        with pytest.raises(RecordCorrupt, match="larger than random works at"):
+            engine.decode([replace(record, grid=grid)])
+
+
 def test_damaged_weights_decode_nothing(sources: list[Path], tmp_path: Path) -> None:
     vault = Vault(tmp_path / "vault")
     profile = vault.import_directory(sources[0])
