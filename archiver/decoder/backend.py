@@ -110,9 +110,9 @@ class Backend(Protocol):
         """The attention that SEACOM steers by. Raises SchemeUnsupported where there is none."""
         ...
 
-    def embed(self, latents: Tensor) -> Tensor:
-        """The embeddings (B, D), as records hold them, of the pictures of latents; differentiable, each sample by
-        itself. Raises SchemeUnsupported where that is not to be had.
+    def likeness(self, latents: Tensor, wanted: Tensor) -> Tensor:
+        """How near (B,), -1..1, the pictures of latents are to the embeddings `wanted` (B, D) that records hold;
+        differentiable, each sample by itself. Raises SchemeUnsupported where that is not to be had.
         """
         ...
 

@@ -129,7 +129,9 @@ class Steered:
         if guide is None or wanted is None:
             return x0
         with _steering, _threads(_STEERING_THREADS):
-            return guidance.embedding_guidance(x0, wanted, self._backend.embed, guide.strength, guide.steps)
+            return guidance.embedding_guidance(
+                x0, lambda moved: self._backend.likeness(moved, wanted), guide.strength, guide.steps
+            )
 
 
 @contextmanager

@@ -101,10 +101,14 @@ class EmbeddedBackend:
         conditions = Conditions(told.embedding)
         return lambda z, time: attention.octaves(attention.received(self.networks, z, time, conditions))
 
-    def embed(self, latents: Tensor) -> Tensor:
-        """What the semantic encoder sees in the pictures of latents."""
+    def likeness(self, latents: Tensor, wanted: Tensor) -> Tensor:
+        """Cosine of what the semantic encoder sees in the pictures of latents, its dimensions weighed by the square
+        root of how far they spread [ours]: whitening makes the faintest count as much as those that tell most.
+        """
         semantics = self.networks.semantics
-        return semantics.embedding(semantics.features(self.decode(latents).clamp(-1, 1)))
+        seen = semantics.embedding(semantics.features(self.decode(latents).clamp(-1, 1)))
+        weights = semantics.spreads().sqrt()
+        return F.cosine_similarity(weights * seen, weights * wanted)
 
     def observe(self, pixels: NDArray[np.uint8], scheme: Scheme) -> Facts:
         """What the semantic encoder sees in a picture."""

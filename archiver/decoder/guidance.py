@@ -95,22 +95,19 @@ def attention_guidance(
     return z_t - scale.view(-1, 1, 1, 1) * gradient, distance
 
 
-def embedding_guidance(
-    x0: Tensor, wanted: Tensor, embed: Callable[[Tensor], Tensor], strength: float, steps: int
-) -> Tensor:
-    """Clean latents whose pictures show more of what the embeddings `wanted` (B, D) say, in steps of steepest ascent:
+def embedding_guidance(x0: Tensor, likeness: Callable[[Tensor], Tensor], strength: float, steps: int) -> Tensor:
+    """Clean latents whose pictures show more of what their stored embeddings say, in steps of steepest ascent:
 
-        x0 <- x0 + eta_i |x0| grad cos(embed(x0), wanted) / |grad|,   eta_i = strength (1 - i / steps)
+        x0 <- x0 + eta_i |x0| grad likeness(x0) / |grad|,   eta_i = strength (1 - i / steps)
 
-    `embed` maps latents to the embeddings (B, D) of their pictures, differentiably, each sample by itself. It is
-    universal guidance (Bansal et al., arXiv 2302.07121), which walks backwards through the decoder and a network that
-    sees; that it is taken on the finished estimate alone, by steps of a set length, is ours.
+    `likeness` says of latents how near (B,) their pictures' embeddings are to the stored ones, differentiably, of each
+    sample by itself. It is universal guidance (Bansal et al., arXiv 2302.07121), which walks backwards through the
+    decoder and a network that sees; that it is taken on the finished estimate alone, by steps of a set length, is ours.
     """
     for step in range(steps):
         with torch.enable_grad():
             variable = x0.detach().requires_grad_(True)
-            likeness = F.cosine_similarity(embed(variable), wanted)
-            (gradient,) = torch.autograd.grad(likeness.sum(), variable)
+            (gradient,) = torch.autograd.grad(likeness(variable).sum(), variable)
         length = strength * (1 - step / steps) * x0.flatten(1).norm(dim=1)
         scale = length / gradient.flatten(1).norm(dim=1).clamp(min=_TINY)
         x0 = x0 + scale.view(-1, 1, 1, 1) * gradient

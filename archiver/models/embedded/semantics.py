@@ -12,6 +12,8 @@ from archiver.models.embedded.autoencoder import DOWNSCALE
 from archiver.models.embedded.backbone import HEAD_CHANNELS, STRIDE, EfficientNetLite0
 from archiver.models.embedded.denoiser import EMBEDDING_DIM, WORDS
 
+_TINY = 1e-12  # of a row of the whitening, which is only divided by
+
 
 @dataclass(frozen=True, slots=True)
 class Semantics:
@@ -59,6 +61,11 @@ class SemanticEncoder(nn.Module):
     def embedding(self, features: Tensor) -> Tensor:
         """Whitened embedding (B, 256) of features (B, 1280, h, w)."""
         return (features.float().mean((2, 3)) - self.pooled_mean) @ self.whitening.T
+
+    def spreads(self) -> Tensor:
+        """Standard deviation (256,) of each dimension of embeddings before it was whitened."""
+        lengths: Tensor = torch.linalg.vector_norm(self.whitening, dim=1)
+        return 1 / lengths.clamp(min=_TINY)
 
     def labels(self, features: Tensor) -> Tensor:
         """Visual words (B, 2h, 2w) of features (B, 1280, h, w), int64.
