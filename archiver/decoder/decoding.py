@@ -71,8 +71,8 @@ class Steered:
         _, rows, columns = backend.latent_shape(first.grid)
         colours = _stacked([one.colours for one in materials], device)
         self._colours = None if colours is None else colours.permute(0, 3, 1, 2).float() / 127.5 - 1
-        self.known: Tensor | None = None  # the latents of the enlarged colour maps
-        if self._colours is not None:
+        self.known: Tensor | None = None  # the latents of the enlarged colour maps, where decoding leans on them
+        if self._colours is not None and (first.steering.start is not None or first.steering.linear is not None):
             size = tuple(cells * backend.cell for cells in reversed(first.grid))
             enlarged = F.interpolate(self._colours, size, mode="bicubic", align_corners=False)
             self.known = backend.encode(enlarged.clamp(-1, 1))
