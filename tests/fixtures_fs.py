@@ -84,13 +84,13 @@ class Disk:
         state = os.statvfs(self.path)
         return state.f_bavail * state.f_frsize
 
-    def block(self) -> int:
-        """Bytes of a block, the unit in which space is taken.
+    def extents(self, path: Path) -> list[tuple[int, int, int]]:
+        """Where a file's data lies: offset in the file, offset on the device, length; bytes.
 
-        A file may be left with one more of them than it had once space has been claimed for it and given back: ext4
-        puts the list of a file's extents into a block of its own when there are more than four, and keeps that block.
+        The number of its blocks says less: ext4 puts this list into a block of its own when it has more than four
+        entries, and keeps that block when it has fewer again.
         """
-        return os.statvfs(self.path).f_frsize
+        return list(_extents(path))
 
     def fill(self, leave: int = 0) -> Path:
         """Take all the space but `leave` bytes (about: in whole blocks); delete the returned file to give it back."""

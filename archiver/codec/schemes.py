@@ -44,10 +44,9 @@ _MAP_RUNGS = (
 )
 _DCT_STEPS = ((2, 4), (3, 6), (4, 8), (6, 12), (8, 16), (12, 24), (20, 40), (40, 80))
 _DCT_KEPT = (256, 100)  # coefficients of luma and of each chroma
-# Cells of an attention map's long side, and bits: the first that fits is taken. Beside colours the coarsest, for a byte
-# of colours does more for a picture.
+# Cells of an attention map's long side, and bits: the first that fits is taken. Beside colours the last, for a byte of
+# colours does more for a picture.
 _ATTENTION_STEPS = ((16, 4), (16, 3), (16, 2), (8, 4), (8, 3), (8, 2), (4, 2))
-_ATTENTION_BESIDE_COLOURS = (4, 2)
 _BUDGETS = {
     Scheme.SGC: 685,
     Scheme.COCLI: 88,
@@ -165,7 +164,7 @@ def _attention_sections(
         for side, bits in _ATTENTION_STEPS:
             yield (_attention_section(received, side, bits),)
         return
-    coarse = _attention_section(received, *_ATTENTION_BESIDE_COLOURS)
+    coarse = _attention_section(received, *_ATTENTION_STEPS[-1])
     for colours, steps in _maps(picture, grid, _COLOUR_SIDE):
         yield coarse, Section(SectionKind.COLOUR_MAP, colour_map.encode(colours, *steps))
 
