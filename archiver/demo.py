@@ -14,11 +14,10 @@ from PIL import Image, ImageOps
 from archiver import gallery
 from archiver.config import Settings, load
 from archiver.errors import DemoFolderTaken, DemoWithoutPhotographs
+from archiver.formats.folder import photographs
 from archiver.lifecycle.outcome import Listener, Outcome, Result
 from archiver.lifecycle.site import open_site
 from archiver.setup import create, starting_config, write_config
-
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
 
 # Real photographs that scikit-image's wheel brings. Most are PNG; a photo collection is not, so some are saved as what
 # cameras and phones write. Name, suffix to save as ("" copies the file as it is).
@@ -164,11 +163,10 @@ def _configure(work: Path, photos: Path) -> tuple[Path, Settings]:
 def _photographs(source: Path | None, count: int) -> list[tuple[Path, str, str]]:
     """File, name of its copy and suffix to save it as ("" for as it is). Raises DemoWithoutPhotographs."""
     if source is not None:
-        found = sorted(path for path in source.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
+        found = photographs(source, count)
         if not found:
             raise DemoWithoutPhotographs(where=source)
-        spread = found[:: max(1, len(found) // count)][:count]
-        return [(path, f"{number:03}-{path.name}", "") for number, path in enumerate(spread, 1)]
+        return [(path, f"{number:03}-{path.name}", "") for number, path in enumerate(found, 1)]
     package = importlib.util.find_spec("skimage")
     if package is None or package.origin is None:
         raise DemoWithoutPhotographs(where="this installation")

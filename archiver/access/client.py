@@ -23,10 +23,10 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -217,6 +217,16 @@ class RecallClient:
         except OSError as error:
             _LOG.warning("archiver-recall at %s: %s", self.path, error)
             _hang_up(peer)
+
+
+@contextmanager
+def let_through(path: Path) -> Iterator[RecallClient | None]:
+    """Where `archiver-recall` runs, this process's own reads must not be taken for somebody who wants the image."""
+    if not os.access(path, os.W_OK):
+        yield None  # it does not run, or this user may do nothing to the tiers either
+        return
+    with RecallClient(path) as client:
+        yield client
 
 
 def _hang_up(peer: socket.socket) -> None:

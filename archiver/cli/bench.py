@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +9,10 @@ import click
 
 from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible, pass_invocation
 from archiver.cli.output import Column, Output, printable
+from archiver.cli.progress import advancing
 from archiver.cli.verb import VerbGroup
-from archiver.errors import EXIT_OK, EXIT_WARNINGS, ModelsNotInstalled
+from archiver.errors import EXIT_OK, EXIT_WARNINGS, ModelsNotInstalled, NothingToMeasure
+from archiver.formats.folder import photographs
 
 if TYPE_CHECKING:
     from archiver.quality.study import Report
@@ -86,7 +85,9 @@ def quality(
         raise click.UsageError(str(error)) from None
     if unknown := set(codecs or ()) - set(_CODECS):
         raise click.UsageError(f"no codec {', '.join(sorted(unknown))}: there are {', '.join(_CODECS)}")
-    paths = study.photographs(folder, limit)
+    paths = photographs(folder, limit)
+    if not paths:
+        raise NothingToMeasure(path=folder)
     out.mkdir(parents=True, exist_ok=True)
     if weights is not None:
         settings = study.packaged_settings(weights, out / "vault", preset or "default")
@@ -96,7 +97,8 @@ def quality(
             update={"model": model.model_copy(update={"preset": preset or model.preset})}
         )
     options = Options(wanted, _CODECS if codecs is None else codecs, whole=whole, preset=settings.model.preset)
-    with interruptible(invocation) as stop, _progress(invocation.output, len(paths)) as advance:
+    told = advancing(invocation.output, "measuring", "measured", len(paths))
+    with interruptible(invocation) as stop, told as advance:
         report = study.study(paths, settings, options, out, stop, advance)
     invocation.output.json(report, "quality")
     if not invocation.as_json:
@@ -104,20 +106,6 @@ def quality(
     if stop.is_set():
         return EXIT_INTERRUPTED
     return EXIT_WARNINGS if report.unreadable else EXIT_OK
-
-
-@contextmanager
-def _progress(output: Output, total: int) -> Iterator[Callable[[Path], None]]:
-    """A bar on stderr where somebody looks at it, else a line a photograph."""
-    if output.as_json or not sys.stderr.isatty():
-        yield lambda path: output.err.print(f"measured {printable(str(path))}", soft_wrap=True)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=output.err, transient=True) as bar:
-        task = bar.add_task("measuring", total=total)
-        yield lambda _path: bar.advance(task)
 
 
 def _show(output: Output, report: Report) -> None:

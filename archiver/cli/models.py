@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from archiver.cli.invocation import Invocation, pass_invocation
-from archiver.cli.output import Column, Output
+from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible, pass_invocation
+from archiver.cli.output import Column, Output, printable
+from archiver.cli.progress import advancing
 from archiver.cli.verb import VerbGroup
-from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, ProfileUnknown
+from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, ModelsNotInstalled, ProfileUnknown
+from archiver.formats.folder import photographs
 from archiver.models.profiles import PROFILE_FILE, ProfileInfo
 from archiver.models.vault import Vault
 from archiver.units import format_size
@@ -164,6 +166,57 @@ def unpin(invocation: Invocation, name: str) -> int:
     return EXIT_OK
 
 
+@models.command(example="archiver models learn sd15 ~/Pictures\narchiver models learn sd15 ~/Pictures --count 5000")
+@click.argument("name", metavar="PROFILE")
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--count", type=click.IntRange(min=1), default=2000, show_default=True, metavar="N", help="Look at so many of them."
+)
+@pass_invocation
+def learn(invocation: Invocation, name: str, folder: Path, count: int) -> int:
+    """Learn to write a hub profile's embeddings shorter.
+
+    What its encoder sees in your own pictures becomes a codebook, and embeddings take 57 bytes rather than 100 or 132.
+    Profile and codebook are a new profile of the same name, which codes new records, those of a running daemon once it
+    is restarted. The one without it stays for the records that need it.
+    """
+    try:
+        from archiver.decoder.learning import learn
+    except ImportError as error:
+        raise ModelsNotInstalled(missing=error.name or error) from None
+    from archiver.access.client import let_through
+    from archiver.models.hub.codebooks import with_codebook
+
+    vault, output = _vault(invocation), invocation.output
+    profile, paths = vault.named(name), photographs(folder, count)
+    told = advancing(output, "looking", "looked at", len(paths))
+    # Placeholders are left out, and not recalled for this.
+    with let_through(invocation.settings.recall.socket), interruptible(invocation) as stop, told as advance:
+        found = learn(vault, profile, paths, invocation.settings.decoder.device, stop, advance)
+    if found is None:
+        return EXIT_INTERRUPTED
+    made = with_codebook(vault, profile, found.codebook, f"{found.pictures} pictures")
+    output.json(
+        {
+            "profile": made.name,
+            "fingerprint": made.fingerprint,
+            "result": "learnt",
+            **{key: getattr(found, key) for key in ("pictures", "left_out", "now", "before")},
+        },
+        "profile",
+    )
+    output.text(f"{made.name} ({made.fingerprint.hex()[:16]}): in the vault, learnt from {found.pictures} pictures")
+    ways = (("by the codebook", found.now), ("by a bit a dimension", found.before))
+    output.table(
+        [Column("embedding"), Column("bytes", number=True), Column("cosine", number=True)],
+        [[way, coded.size, f"{coded.cosine:.3f}"] for way, coded in ways],
+        title="of pictures that it was not learnt from",
+    )
+    for path, reason in found.left_out.items():
+        output.warn(f"{printable(str(path))} was left out: {printable(reason)}")
+    return EXIT_WARNINGS if found.left_out else EXIT_OK
+
+
 @models.command(example="archiver models verify")
 @click.argument("names", metavar="[PROFILE]...", nargs=-1)
 @pass_invocation
@@ -286,6 +339,11 @@ def _show(output: Output, profile: ProfileInfo, recipe: Recipe | None, state: st
                 source.sha256 or "not known before the first pull",
             ]
             for source in recipe.sources
+        ]
+        + [
+            [file.name, "learnt here", "", "", file.sha256]
+            for file in profile.files
+            if file.name not in {source.name for source in recipe.sources}
         ],
     )
 

@@ -1,18 +1,18 @@
-"""Embeddings by a learnt codebook: product quantisation (Jegou, Douze & Schmid, TPAMI 2011).
+"""Embeddings by a codebook learnt on a collection: optimised product quantisation, its parametric form (Ge, He, Ke &
+Sun, TPAMI 2014, section 3.3; product quantisation: Jegou, Douze & Schmid, TPAMI 2011).
 
-The dimensions are split into groups, and of each group the number of the nearest learnt vector is coded, so that the
-rate is chosen by the number of groups: 256 dimensions in 32 groups with 256 vectors each are 32 bytes, one bit a
-dimension. What is decoded is the coded direction at the stored norm, as in `archiver.codec.embedding`, which needs
-nothing learnt. A payload is worth nothing without its codebook, so it names it.
+The collection's mean is taken off, the principal components are dealt out to groups of equal worth, and of each group
+the number of the nearest learnt vector is coded. So the rate is chosen by the number of groups, a byte each, whatever
+the dimensions are. What is decoded is the coded direction at the stored norm, as in `archiver.codec.embedding`, which
+needs nothing learnt. A payload is worth nothing without its codebook: that is part of the profile that a record names.
 
-    codebook 4 (start of the SHA-256 of its vectors) | norm 1 | number of the nearest vector of each group, 1 each
+    norm 1 | number of the nearest vector of each group, 1 each
 """
 
 from __future__ import annotations
 
-import hashlib
+import heapq
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,41 +22,76 @@ from archiver.codec.fields import FieldReader
 from archiver.errors import RecordCorrupt
 
 MAX_VECTORS = 256
-_NAME_BYTES = 4
+MAX_GROUPS = 256
+_GROUP_SIZE = (
+    6  # components a group; fewer leave out what tells more than the last bit of the others, more gain nothing
+)
 _ROUNDS = 25
+_FAINT = 1e-9  # share of the largest variance below which a component counts as this much
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """`vectors` (groups, count, size) float16, `count` of 2..256: exact on every machine, and half as large to keep."""
+    """All float16: exact on every machine, and half as large to keep.
 
+    mean (D,) of the collection's directions, scaled to length sqrt(D). axes (groups, size, D): the orthonormal
+    components of each group. vectors (groups, count, size), `count` of 2..256. Raises ValueError where these do not go
+    together.
+    """
+
+    mean: NDArray[np.float16]
+    axes: NDArray[np.float16]
     vectors: NDArray[np.float16]
+
+    def __post_init__(self) -> None:
+        if self.mean.ndim != 1 or self.axes.ndim != 3 or self.vectors.ndim != 3:
+            raise ValueError("a codebook has a mean, axes and vectors")
+        groups, count, size = self.vectors.shape
+        if self.axes.shape != (groups, size, self.dimensions) or not size:
+            raise ValueError(f"axes {self.axes.shape} do not go with vectors {self.vectors.shape}")
+        if not 1 <= groups <= MAX_GROUPS or not 2 <= count <= MAX_VECTORS:
+            raise ValueError(f"a codebook of {groups} groups with {count} vectors")
+        if not all(part.dtype == np.float16 and np.isfinite(part).all() for part in self.parts.values()):
+            raise ValueError("a codebook is of finite float16 numbers")
 
     @property
     def dimensions(self) -> int:
-        return int(self.vectors.shape[0] * self.vectors.shape[2])
+        """Of the embeddings that it codes."""
+        return int(self.mean.size)
 
-    @cached_property
-    def name(self) -> bytes:
-        """What payloads know it by."""
-        shape = repr(self.vectors.shape).encode()
-        return hashlib.sha256(shape + self.vectors.astype("<f2").tobytes()).digest()[:_NAME_BYTES]
+    @property
+    def groups(self) -> int:
+        """Bytes that a direction takes."""
+        return int(self.vectors.shape[0])
+
+    @property
+    def parts(self) -> dict[str, NDArray[np.float16]]:
+        """What it is made of, by name."""
+        return {"mean": self.mean, "axes": self.axes, "vectors": self.vectors}
 
 
 def learn(embeddings: NDArray[np.float32], groups: int, count: int = MAX_VECTORS, seed: int = 0) -> Codebook:
-    """The codebook of a collection's embeddings (N, D), N at least `count`, `groups` a divisor of D; k-means (Lloyd
-    1982) of directions scaled to length sqrt(D). The same for the same arguments on one machine.
+    """The codebook of a collection's embeddings (N, D), N at least `count`, at most as many groups as dimensions.
 
-    Raises ValueError where these numbers do not fit.
+    Components by an eigenvalue decomposition, vectors by k-means (Lloyd 1982); the same for the same arguments on one
+    machine. Raises ValueError where these numbers do not fit.
     """
     number, dimensions = embeddings.shape
-    if groups < 1 or dimensions % groups or not 2 <= count <= min(MAX_VECTORS, number):
+    if not 1 <= groups <= min(MAX_GROUPS, dimensions) or not 2 <= count <= min(MAX_VECTORS, number):
         raise ValueError(
             f"no codebook of {groups} x {count} vectors for {number} embeddings of {dimensions} dimensions"
         )
+    if not np.isfinite(embeddings).all():
+        raise ValueError("the embeddings are not finite")
+    directions = _scaled(embeddings)
+    mean = directions.mean(0, dtype=np.float64).astype(np.float16)
+    centred = directions - mean
+    variances, components = np.linalg.eigh(centred.T.astype(np.float64) @ centred / number)
+    members = _dealt(variances[::-1], groups, min(_GROUP_SIZE, dimensions // groups))
+    axes = components.T[::-1][members].astype(np.float16)
     rng = np.random.default_rng(seed)
-    parts = _split(_scaled(embeddings), groups)
-    return Codebook(np.stack([_means(part, count, rng) for part in parts]).astype(np.float16))
+    points = _components(centred, axes)
+    return Codebook(mean, axes, np.stack([_means(group, count, rng) for group in points]).astype(np.float16))
 
 
 def encode(vector: NDArray[np.float32], codebook: Codebook) -> bytes:
@@ -66,29 +101,35 @@ def encode(vector: NDArray[np.float32], codebook: Codebook) -> bytes:
     """
     if vector.shape != (codebook.dimensions,) or not np.isfinite(vector).all():
         raise ValueError(f"an embedding of {codebook.dimensions} finite numbers is wanted")
-    parts = _split(_scaled(vector[None]), codebook.vectors.shape[0])
+    points = _components(_scaled(vector[None]) - codebook.mean, codebook.axes)
     vectors = codebook.vectors.astype(np.float32)
-    numbers = [int(_nearest(part, own)[0]) for part, own in zip(parts, vectors, strict=True)]
-    return codebook.name + bytes((norm_byte(float(np.linalg.norm(vector.astype(np.float64)))), *numbers))
+    numbers = [int(_nearest(point, own)[0]) for point, own in zip(points, vectors, strict=True)]
+    return bytes((norm_byte(float(np.linalg.norm(vector.astype(np.float64)))), *numbers))
 
 
 def decode(payload: bytes, codebook: Codebook) -> NDArray[np.float32]:
     """The embedding (D,) of a payload.
 
-    Raises RecordCorrupt, also where it was coded with another codebook.
+    Raises RecordCorrupt where the codebook cannot have made it.
     """
-    groups, count, _ = codebook.vectors.shape
     reader = FieldReader(payload)
-    if reader.take(_NAME_BYTES, "the codebook") != codebook.name:
-        raise RecordCorrupt(problem="the embedding was coded with another codebook")
     norm = norm_of(reader.byte("the embedding's norm"))
-    numbers = np.frombuffer(reader.take(groups, "the embedding"), np.uint8)
+    numbers = np.frombuffer(reader.take(codebook.groups, "the embedding"), np.uint8)
     reader.finish("the embedding")
-    if int(numbers.max()) >= count:
+    if int(numbers.max()) >= codebook.vectors.shape[1]:
         raise RecordCorrupt(problem="the embedding names a vector that the codebook does not have")
-    direction = codebook.vectors[np.arange(groups), numbers].astype(np.float64).ravel()
+    chosen = codebook.vectors[np.arange(codebook.groups), numbers].astype(np.float64)
+    direction = codebook.mean + np.einsum("gs,gsd->d", chosen, codebook.axes.astype(np.float64))
     length = float(np.linalg.norm(direction)) or 1.0
-    return (direction * (norm / length)).astype(np.float32)
+    vector: NDArray[np.float32] = (direction * (norm / length)).astype(np.float32)
+    return vector
+
+
+def groups_of(payload: bytes) -> int:
+    """How many groups a payload is of, which needs no codebook. Raises RecordCorrupt where it can be of none."""
+    if not 1 <= len(payload) - 1 <= MAX_GROUPS:
+        raise RecordCorrupt(problem=f"a learnt embedding of {len(payload)} bytes")
+    return len(payload) - 1
 
 
 def _scaled(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -98,9 +139,26 @@ def _scaled(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:
     return scaled.astype(np.float32)
 
 
-def _split(embeddings: NDArray[np.float32], groups: int) -> NDArray[np.float32]:
-    """(N, D) to (groups, N, D / groups)."""
-    return np.ascontiguousarray(embeddings.reshape(len(embeddings), groups, -1).transpose(1, 0, 2))
+def _dealt(variances: NDArray[np.float64], groups: int, size: int) -> NDArray[np.intp]:
+    """Which components (groups, size) each group gets, of variances in falling order: the next goes to the group whose
+    variances have the smallest product so far, which makes all products about equal.
+    """
+    worth = np.log(np.maximum(variances / (variances[0] or 1.0), _FAINT))
+    members: list[list[int]] = [[] for _ in range(groups)]
+    open_groups = [(0.0, group) for group in range(groups)]
+    for component in range(groups * size):
+        total, group = heapq.heappop(open_groups)
+        members[group].append(component)
+        if len(members[group]) < size:
+            # Above zero, so that a group with fewer components has the smaller product.
+            heapq.heappush(open_groups, (total + float(worth[component]) - np.log(_FAINT), group))
+    return np.array(members)
+
+
+def _components(centred: NDArray[np.float32], axes: NDArray[np.float16]) -> NDArray[np.float32]:
+    """(N, D) to (groups, N, size)."""
+    found: NDArray[np.float32] = np.matmul(centred, axes.astype(np.float32).transpose(0, 2, 1))
+    return found
 
 
 def _nearest(points: NDArray[np.float32], vectors: NDArray[np.float32]) -> NDArray[np.intp]:

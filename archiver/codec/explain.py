@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from archiver.codec import attention_map, colour_map, dct, embedding, label_map
+from archiver.codec import attention_map, codebook, colour_map, dct, embedding, label_map
 from archiver.codec.record import Record, Scheme, Section, SectionKind, Steering
 
 
@@ -71,6 +71,8 @@ def _content(section: Section) -> str:
         case SectionKind.EMBEDDING:
             code = embedding.decode(section.payload)
             return f"{code.codes.size} dimensions, {code.levels} levels each, norm {code.norm:.3g}"
+        case SectionKind.LEARNT_EMBEDDING:
+            return f"{codebook.groups_of(section.payload)} groups, by the profile's codebook"
         case SectionKind.LABEL_MAP:
             labels = label_map.decode(section.payload)
             return f"{labels.shape[1]}x{labels.shape[0]} cells, {len(set(labels.flat))} labels"

@@ -7,7 +7,7 @@
 
 Integers are big-endian, varints LEB128. A record is read for ever: a change of layout takes a new version, and the old
 reader stays (tests/codec/golden). Version 2 knows attention guidance and the lossless scheme, version 3 guidance by the
-embedding, and colours in SEACOM; a record is written in the lowest version that holds it.
+embedding, and colours in SEACOM, version 4 learnt embeddings; a record is written in the lowest version that holds it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from archiver.codec.fields import FieldReader, varint
 from archiver.errors import RecordCorrupt, RecordVersionUnknown
 
 MAGIC = b"\xa7r"
-VERSION = 3
+VERSION = 4
 FINGERPRINT_BYTES = 8
 NO_PROFILE = bytes(FINGERPRINT_BYTES)  # of a record that needs no weights
 MAX_BODY = 1 << 16  # bytes; far over any record, so that a hostile length reserves nothing
@@ -67,6 +67,7 @@ class SectionKind(IntEnum):
     COLOUR_DCT = 4
     ATTENTION_MAP = 5
     REGION_COLOURS = 6
+    LEARNT_EMBEDDING = 7  # by the codebook of the profile
 
 
 class Sampler(IntEnum):
@@ -235,6 +236,8 @@ class Record:
     @property
     def version(self) -> int:
         """The lowest version that can hold it: programs that know no later one read it, too."""
+        if self.has(SectionKind.LEARNT_EMBEDDING):
+            return 4
         if self.steering.embedding is not None or (self.scheme is Scheme.SEACOM and self.has(SectionKind.COLOUR_MAP)):
             return 3
         return 2 if self.steering.attention is not None or self.scheme is Scheme.LOSSLESS else 1

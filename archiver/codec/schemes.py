@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from archiver.codec import attention_map, colour_map, dct, embedding, label_map, region_colours
+from archiver.codec import attention_map, codebook, colour_map, dct, embedding, label_map, region_colours
+from archiver.codec.codebook import Codebook
 from archiver.codec.colour import area_means, shrink
 from archiver.codec.picture import Picture
 from archiver.codec.record import (
@@ -59,6 +60,9 @@ _FEW_DIMENSIONS = 256
 # Levels a dimension. Three are 55 bytes at 256 dimensions, cosine 0.90 to the embedding (4 levels: 68 bytes, 0.94); of
 # CLIP's 768 or 1024 dimensions they would leave COCLICO's colours no room.
 _FEW_LEVELS, _MANY_LEVELS = 3, 2
+LEARNT_GROUPS = (
+    56  # bytes of an embedding coded by a codebook: what COCLI's budget has room for, whatever the dimensions
+)
 
 SUPPORTED = tuple(_BUDGETS)
 
@@ -114,9 +118,16 @@ class Material:
 
 
 def compose(
-    picture: Picture, facts: Facts, scheme: Scheme, profile: bytes, grid: tuple[int, int], steering: Steering
+    picture: Picture,
+    facts: Facts,
+    scheme: Scheme,
+    profile: bytes,
+    grid: tuple[int, int],
+    steering: Steering,
+    learnt: Codebook | None = None,
 ) -> Record:
-    """The record of a picture; the same for the same arguments. `grid`: latent (columns, rows); `profile`: 8 bytes.
+    """The record of a picture; the same for the same arguments. `grid`: latent (columns, rows); `profile`: 8 bytes;
+    `learnt`: the profile's codebook, where it has one.
 
     Raises ValueError for a scheme that is not in SUPPORTED, or for SEACOM without attention maps.
     """
@@ -128,9 +139,7 @@ def compose(
     if scheme in _LABEL_SCHEMES:
         conditions.append(Section(SectionKind.LABEL_MAP, label_map.encode(facts.labels, facts.words)))
     if scheme not in _LABEL_SCHEMES or steering.embedding is not None:
-        levels = _FEW_LEVELS if facts.embedding.size <= _FEW_DIMENSIONS else _MANY_LEVELS
-        code = embedding.quantise(facts.embedding, levels)
-        conditions.append(Section(SectionKind.EMBEDDING, embedding.encode(code)))
+        conditions.append(_embedding_section(facts.embedding, learnt))
     bare = Record(scheme, profile, seed, picture.width, picture.height, grid, steering.rounded(), tuple(conditions))
     if scheme is Scheme.COCLI:
         return bare
@@ -154,6 +163,13 @@ def compose(
             kind = SectionKind.COLOUR_MAP
             rungs = (colour_map.encode(colours, *steps) for colours, steps in _maps(picture, grid, side))
     return _finest_that_fits(replace(bare, sections=(*conditions, Section(kind, payload))) for payload in rungs)
+
+
+def _embedding_section(vector: NDArray[np.float32], learnt: Codebook | None) -> Section:
+    if learnt is not None:
+        return Section(SectionKind.LEARNT_EMBEDDING, codebook.encode(vector, learnt))
+    levels = _FEW_LEVELS if vector.size <= _FEW_DIMENSIONS else _MANY_LEVELS
+    return Section(SectionKind.EMBEDDING, embedding.encode(embedding.quantise(vector, levels)))
 
 
 def _attention_sections(
@@ -194,8 +210,8 @@ def _finest_that_fits(records: Iterator[Record]) -> Record:
     return record
 
 
-def material(record: Record) -> Material:
-    """Decode the sections of a record.
+def material(record: Record, learnt: Codebook | None = None) -> Material:
+    """Decode the sections of a record; an embedding that was coded by a codebook only with `learnt`, the profile's.
 
     Raises RecordCorrupt.
     """
@@ -206,7 +222,7 @@ def material(record: Record) -> Material:
         if labels.shape not in ((rows * cells, columns * cells) for cells in _LABEL_CELLS):
             raise RecordCorrupt(problem="its label map does not fit its grid")
     if record.scheme in SUPPORTED and (record.scheme not in _LABEL_SCHEMES or record.steering.embedding is not None):
-        code = embedding.decode(record.section(SectionKind.EMBEDDING)).vector()
+        code = _embedding(record, learnt)
     match record.scheme:
         case scheme if scheme in _MAP_SCHEMES:
             return Material(code, labels, colour_map.decode(record.section(SectionKind.COLOUR_MAP)))
@@ -228,8 +244,18 @@ def material(record: Record) -> Material:
             return Material(code, labels)
 
 
+def _embedding(record: Record, learnt: Codebook | None) -> NDArray[np.float32] | None:
+    if not record.has(SectionKind.LEARNT_EMBEDDING):
+        return embedding.decode(record.section(SectionKind.EMBEDDING)).vector()
+    payload = record.section(SectionKind.LEARNT_EMBEDDING)
+    if learnt is not None:
+        return codebook.decode(payload, learnt)
+    codebook.groups_of(payload)
+    return None
+
+
 def check(record: Record) -> None:
-    """Prove that every part of a record can be read.
+    """Prove that every part of a record can be read, but for what takes the profile's codebook.
 
     Raises RecordCorrupt.
     """

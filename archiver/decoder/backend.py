@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archiver.codec.codebook import Codebook
 from archiver.codec.record import Scheme, Steering
 from archiver.codec.schemes import Facts
 
@@ -83,6 +84,11 @@ class Backend(Protocol):
     @property
     def batch(self) -> int | None:
         """How many records one call decodes together at most; None for as many as the runner likes."""
+        ...
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """What the profile's embeddings are coded by; None where nothing was learnt for them."""
         ...
 
     @property

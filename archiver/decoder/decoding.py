@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from archiver.codec import schemes
-from archiver.codec.record import Record
+from archiver.codec.record import Record, SectionKind
 from archiver.decoder import guidance
 from archiver.decoder.backend import Backend, Told
 from archiver.decoder.pixels import to_pixels
 from archiver.decoder.sampler import SteerZ, sample, trajectory
+from archiver.errors import RecordCorrupt
 
 # Embedding guidance is most of a decode. Its last bits depend on how many threads it has, so it always has as many: on
 # one core two cost nothing over one, on two cores a reader waits half as long. Each takes 0.7 GB at 512x512, so that no
@@ -66,7 +67,9 @@ class Steered:
             for other in records
         ):
             raise ValueError("records of one run must agree in scheme, grid and steering")
-        materials = [schemes.material(record) for record in records]
+        if backend.codebook is None and any(record.has(SectionKind.LEARNT_EMBEDDING) for record in records):
+            raise RecordCorrupt(problem=f"its embedding was coded by a codebook, and {backend.name} has none")
+        materials = [schemes.material(record, backend.codebook) for record in records]
         self._backend, self._steering = backend, first.steering
         _, rows, columns = backend.latent_shape(first.grid)
         colours = _stacked([one.colours for one in materials], device)

@@ -25,6 +25,7 @@ class EmbeddedBackend:
     """`archiver.decoder.backend.Backend` over the embedded networks."""
 
     batch: int | None = None
+    codebook: None = None  # its embeddings are of few dimensions, which the training has whitened
 
     def __init__(self, networks: Networks) -> None:
         self.networks = networks

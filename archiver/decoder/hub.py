@@ -18,6 +18,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 from numpy.typing import NDArray
 from torch import Tensor
 
+from archiver.codec.codebook import Codebook
 from archiver.codec.record import Scheme, Steering
 from archiver.codec.schemes import Facts
 from archiver.decoder import guidance
@@ -80,6 +81,11 @@ class HubBackend:
     def loaded(self) -> tuple[str, ...]:
         """The networks in memory."""
         return self.networks.loaded
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """What embeddings are coded by where `archiver models learn` has made one."""
+        return self.networks.codebook
 
     @property
     def cell(self) -> int:

@@ -207,7 +207,8 @@ class LocalRunner:
                 height, width, _ = picture.pixels.shape
                 side = backend.cell
                 facts = backend.observe(picture.pixels, scheme)
-                return schemes.compose(picture, facts, scheme, key, (width // side, height // side), steering)
+                grid = (width // side, height // side)
+                return schemes.compose(picture, facts, scheme, key, grid, steering, backend.codebook)
             case Measure(picture, decoded, key):
                 return judge(self._backend(key), picture.pixels, decoded)
             case Decode(record):

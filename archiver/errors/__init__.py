@@ -47,6 +47,7 @@ from archiver.errors.keeping import (
     TranscodeRefused,
 )
 from archiver.errors.models import (
+    CodebookNotTaken,
     DeadlineMissed,
     DecoderAnswerInvalid,
     DecoderBusy,
@@ -70,6 +71,7 @@ from archiver.errors.models import (
     ProfileUnknown,
     SchemeUnsupported,
     ServerNotInstalled,
+    TooFewToLearnFrom,
     TrainingDataMissing,
     TrainingStageMissing,
     TranscoderNotInstalled,
@@ -139,6 +141,7 @@ __all__ = [
     "CatalogOutdated",
     "CatalogTooNew",
     "CatalogUnavailable",
+    "CodebookNotTaken",
     "ConditionIgnored",
     "ConfigExists",
     "ConfigInvalid",
@@ -225,6 +228,7 @@ __all__ = [
     "TierNotScanned",
     "TierUnknown",
     "TierUnreachable",
+    "TooFewToLearnFrom",
     "TrainingDataMissing",
     "TrainingStageMissing",
     "TranscodeRefused",

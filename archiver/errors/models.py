@@ -101,6 +101,20 @@ class ProfileInvalid(ArchiverError):
     hint = "This version cannot use that profile: `archiver models import` a whole one, or upgrade archiver."
 
 
+class CodebookNotTaken(ArchiverError):
+    """profile {profile} takes no learnt codebook: its embeddings are short as they are"""
+
+    exit_code = 2
+    hint = "Hub profiles do; `archiver models list` shows what is in the vault."
+
+
+class TooFewToLearnFrom(ArchiverError):
+    """{found} pictures can be read, and a codebook is learnt on {least} or more"""
+
+    exit_code = 2
+    hint = "Name a folder with more photographs. They should be such as will be archived; thousands do better."
+
+
 class TrainingDataMissing(ArchiverError):
     """no tar file of photographs in {path}"""
 

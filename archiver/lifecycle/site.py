@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from archiver.access.client import RecallClient
+from archiver.access.client import RecallClient, let_through
 from archiver.catalog import Catalog
 from archiver.catalog.rows import FileRow, State
 from archiver.config import Settings
@@ -147,7 +145,7 @@ def open_site(settings: Settings, *, readonly: bool = False) -> Iterator[Site]:
         limits = Limits(pixels=settings.limits.pixels, file_size=settings.limits.file_size)
         site = Site(settings, catalog, Vault(settings.vault.path), tiers, ids, limits)
         try:
-            with _let_through(settings.recall.socket) as site.recall_client:
+            with let_through(settings.recall.socket) as site.recall_client:
                 yield site
         finally:
             site.close()
@@ -166,13 +164,3 @@ def _keeper(site: Site, tier: Tier) -> Keeper:
     from archiver.s3.keeper import S3Keeper
 
     return S3Keeper(site, tier)
-
-
-@contextmanager
-def _let_through(path: Path) -> Iterator[RecallClient | None]:
-    """Where `archiver-recall` runs, this process's own reads must not be taken for somebody who wants the image."""
-    if not os.access(path, os.W_OK):
-        yield None  # it does not run, or this user may do nothing to the tiers either
-        return
-    with RecallClient(path) as client:
-        yield client

@@ -20,8 +20,6 @@ from archiver.quality.codecs import CODECS
 from archiver.quality.search import write_whole
 from archiver.quality.summary import Summaries, Summary
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff"})
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -37,16 +35,6 @@ class Report:
     table: Path
     plot: Path
     sheets: tuple[Path, ...]
-
-
-def photographs(folder: Path, limit: int | None = None) -> list[Path]:
-    """The photographs below a folder by name; with a limit, as many of them, evenly spread. Raises NothingToMeasure."""
-    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
-    if not found:
-        raise NothingToMeasure(path=folder)
-    if limit is None or limit >= len(found):
-        return found
-    return [found[number * len(found) // limit] for number in range(limit)]
 
 
 def packaged_settings(weights: Path, vault: Path, preset: str) -> Settings:

@@ -112,8 +112,8 @@ def test_hostile_bodies_are_read_or_refused(body: bytes) -> None:
 
 def test_a_later_version_is_named() -> None:
     data = bytearray(PLAIN.to_bytes())
-    data[2] = 4 << 4 | Scheme.COCLI
-    with pytest.raises(RecordVersionUnknown, match=r"version 4.*up to 3"):
+    data[2] = 5 << 4 | Scheme.COCLI
+    with pytest.raises(RecordVersionUnknown, match=r"version 5.*up to 4"):
         Record.from_bytes(resealed(bytes(data)))
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import subprocess
 import sys
+import zlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,11 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_pictures import attention, label_map, photograph
 
-from archiver.codec import schemes
+from archiver.codec import codebook, schemes
+from archiver.codec.codebook import Codebook
 from archiver.codec.colour import shrink
 from archiver.codec.explain import explain
 from archiver.codec.picture import Picture
 from archiver.codec.record import EmbeddingGuidance, Record, Scheme, Section, SectionKind
+from archiver.codec.schemes import LEARNT_GROUPS
 from archiver.errors import RecordCorrupt
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -39,6 +44,29 @@ def facts(seed: int, grid: tuple[int, int]) -> schemes.Facts:
     columns, rows = (-(-side // 2) for side in grid)
     labels = label_map(seed, 2 * grid[1], 2 * grid[0])
     return schemes.Facts(embedding, labels, 32, attention(seed, 4, rows, columns))
+
+
+def _book(dimensions: int) -> Codebook:
+    """A codebook of made numbers, the same for ever: a random generator's stream may change with its library."""
+    shapes = {"mean": (dimensions,), "axes": (LEARNT_GROUPS, 6, dimensions), "vectors": (LEARNT_GROUPS, 256, 6)}
+    parts = {}
+    for name, shape in shapes.items():
+        stream = hashlib.shake_256(f"{name} {dimensions}".encode()).digest(math.prod(shape))
+        parts[name] = (np.frombuffer(stream, np.int8).reshape(shape) / 64).astype(np.float16)
+    return Codebook(**parts)
+
+
+BOOKS = {dimensions: _book(dimensions) for dimensions in (768, 1024)}  # CLIP's ViT-L/14 and ViT-H/14
+
+
+def learnt_record(scheme: Scheme, seed: int = 0, dimensions: int = 768, grid: tuple[int, int] = (48, 32)) -> Record:
+    """One whose embedding is coded by a codebook; of the largest picture whose sides take two bytes each."""
+    picture = Picture(photograph(seed, 16 * grid[0], 16 * grid[1]), 16383, 10922)
+    known = facts(seed, grid)
+    embedding = np.random.default_rng(seed).normal(size=dimensions).astype(np.float32)
+    steering = replace(schemes.PRESETS["default"][scheme], colours_condition=False)
+    known = replace(known, embedding=embedding)
+    return schemes.compose(picture, known, scheme, b"profile!", grid, steering, BOOKS[dimensions])
 
 
 def record(
@@ -182,6 +210,35 @@ def test_a_label_map_that_does_not_fit_the_grid_is_corrupt() -> None:
         schemes.check(replace(record(Scheme.SGC), grid=(16, 15)))
 
 
+@pytest.mark.parametrize("dimensions", sorted(BOOKS))
+@pytest.mark.parametrize("scheme", [Scheme.COCLI, Scheme.COCLICO, Scheme.G_COCLICO, Scheme.SEACOM])
+def test_learnt_embeddings_keep_every_budget_whatever_their_dimensions(scheme: Scheme, dimensions: int) -> None:
+    coded = learnt_record(scheme, dimensions=dimensions)
+    assert len(coded.to_bytes()) <= BUDGETS[scheme]
+    again = Record.from_bytes(coded.to_bytes())
+    assert again == coded and again.version == 4
+    found = schemes.material(again, BOOKS[dimensions]).embedding
+    assert found is not None and found.shape == (dimensions,)
+    wanted = codebook.decode(coded.section(SectionKind.LEARNT_EMBEDDING), BOOKS[dimensions])
+    assert np.array_equal(found, wanted)
+
+
+def test_what_needs_no_codebook_is_read_without_it() -> None:
+    coded = learnt_record(Scheme.COCLICO)
+    schemes.check(coded)
+    found = schemes.material(coded)
+    assert found.embedding is None and found.colours is not None
+    assert any("by the profile's codebook" in part.text for part in explain(coded).parts)
+
+
+def test_an_older_version_is_refused_for_what_it_cannot_hold() -> None:
+    data = bytearray(learnt_record(Scheme.COCLI).to_bytes())
+    data[2] = 3 << 4 | Scheme.COCLI
+    data[-4:] = zlib.crc32(data[:-4]).to_bytes(4, "big")
+    with pytest.raises(RecordCorrupt, match="version"):
+        Record.from_bytes(bytes(data))
+
+
 @settings(max_examples=80, deadline=None)
 @given(st.sampled_from(sorted(BUDGETS)), st.data())
 def test_hostile_sections_are_read_or_refused(scheme: Scheme, data: st.DataObject) -> None:
@@ -201,7 +258,7 @@ def test_golden_records_are_read_for_ever(path: Path) -> None:
     """The .json beside each record says what was read from it when it was written; see golden/README.md."""
     expected = json.loads(path.with_suffix(".json").read_text())
     golden = Record.from_bytes(path.read_bytes())
-    found = schemes.material(golden)
+    found = schemes.material(golden, BOOKS[768])
     assert golden.scheme.label == expected["scheme"]
     assert [part.text for part in explain(golden).parts] == expected["parts"]
     assert (None if found.labels is None else found.labels.tolist()) == expected["labels"]

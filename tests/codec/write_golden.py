@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 
 from made_pictures import photograph
-from test_schemes import BUDGETS, GOLDEN, record
+from test_schemes import BOOKS, BUDGETS, GOLDEN, learnt_record, record
 
 from archiver.codec import lossless, schemes
 from archiver.codec.explain import explain
@@ -23,12 +23,13 @@ written.append(lossless.compose(Picture(photograph(6, 256, 176), 4000, 2750)))
 
 files = [(coded, f"{coded.scheme.label}-v{coded.version}") for coded in written]
 files.append((record(Scheme.SEACOM, 8, (16, 11), guided=True, told_colours=True), "seacom-v3-colours"))
+files.append((learnt_record(Scheme.COCLICO, 9, grid=(16, 11)), "coclico-v4"))
 
 for coded, name in files:
     stem = GOLDEN / name
     if stem.with_suffix(".rec").exists():
         continue
-    found = schemes.material(coded)
+    found = schemes.material(coded, BOOKS[768])
     facts = {
         "scheme": coded.scheme.label,
         "parts": [part.text for part in explain(coded).parts],

@@ -14,9 +14,10 @@ from PIL import Image
 
 from archiver.cli.main import cli
 from archiver.codec.record import Scheme
-from archiver.errors import ImageRefused, NothingToMeasure
+from archiver.errors import ImageRefused
+from archiver.formats.folder import photographs
 from archiver.quality.bench import Bench, Options, photograph
-from archiver.quality.study import Report, packaged_settings, photographs, study
+from archiver.quality.study import Report, packaged_settings, study
 
 OPTIONS = Options((Scheme.SGC, Scheme.COCLI), ("webp",), (685,), preset="quick")
 
@@ -108,8 +109,13 @@ def test_a_limit_spreads_over_the_folder(tmp_path: Path) -> None:
         (tmp_path / f"{number}.jpg").touch()
     assert [path.name for path in photographs(tmp_path, 3)] == ["0.jpg", "3.jpg", "6.jpg"]
     assert len(photographs(tmp_path, 99)) == 10
-    with pytest.raises(NothingToMeasure):
-        photographs(tmp_path / "0.jpg")
+
+
+def test_a_folder_without_photographs_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    answer = CliRunner().invoke(cli, ["bench", "quality", str(tmp_path), "--out", str(tmp_path / "bench")])
+    assert answer.exit_code == 2 or answer.return_value == 2
+    assert "no photograph in" in answer.output and not (tmp_path / "bench").exists()
 
 
 def test_the_command_refuses_what_it_does_not_know(folder: Path, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from archiver.codec.codebook import Codebook
 from archiver.errors import ProfileInvalid, WeightsDamaged
+from archiver.models.hub.codebooks import COMPONENT, load_codebook
 from archiver.models.hub.encoders import ImageEncoder, Segmenter, load_image_encoder, load_segmenter
 from archiver.models.hub.loading import load
 from archiver.models.hub.memory import Needs, Plan, group_of, plan
@@ -44,6 +46,7 @@ class HubNetworks:
         self._verified: set[str] = set()
         self._lock = threading.RLock()
         self._prompt: Tensor | None = None
+        self._codebook: Codebook | None = None
         self.plan: Plan = plan(*memory, self._needs(batch))
 
     # -- what there is -------------------------------------------------------------------------------------------------
@@ -72,6 +75,17 @@ class HubNetworks:
     def controlnet(self) -> Any:
         """ControlNetModel."""
         return self._network("controlnet", self._load_controlnet)
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """What embeddings are coded by; None where none was learnt."""
+        if not self.has(COMPONENT):
+            return None
+        with self._lock:
+            if self._codebook is None:
+                self._verify(COMPONENT)
+                self._codebook = load_codebook(self._only(COMPONENT))
+            return self._codebook
 
     @property
     def image_encoder(self) -> ImageEncoder:

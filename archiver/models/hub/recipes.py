@@ -19,7 +19,8 @@ from archiver.errors import ProfileInvalid, ProfileUnknown
 from archiver.models.profiles import HUB_FORMAT, ProfileInfo, check_name, describe
 
 PACKAGED = Path(__file__).with_name("profiles")
-_FILES = "[[files]]"  # the first of these lines begins the last part of a recipe
+FILES = "[[files]]"  # the first of these lines begins the last part of a recipe
+LEARNT = "learnt"  # the key, and from what, of a file that was made here and that no hub has
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_TOML = 1 << 20
@@ -60,7 +61,10 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A hub profile that can be pulled. info: as `profile.toml` describes it; its hashes mean nothing yet."""
+    """A hub profile that can be pulled. info: as `profile.toml` describes it; hashes that are not known mean nothing.
+
+    sources: of its files, but for those that were made here.
+    """
 
     info: ProfileInfo
     about: str
@@ -81,7 +85,7 @@ class Recipe:
             values = {"name": source.name, "repository": source.repository, "revision": pin.commit}
             values |= {"path": source.path, "sha256": pin.sha256}
             # Every JSON string is one of TOML, too.
-            lines = [_FILES, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), f"size = {pin.size}"]
+            lines = [FILES, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), f"size = {pin.size}"]
             tables.append("\n".join(lines))
         return "\n\n".join(tables) + "\n"
 
@@ -120,9 +124,9 @@ def _parse(text: str) -> Recipe:
     raw = tomllib.loads(text)
     if raw.get("format") != HUB_FORMAT:
         raise ValueError(f"format is not {HUB_FORMAT!r}")
-    sources = tuple(_source(entry) for entry in raw["files"])
+    sources = tuple(_source(entry) for entry in raw["files"] if LEARNT not in entry)
     # The same description, of what is known already: whatever is wrong with it shall be known before gigabytes come.
-    known = raw | {"files": [{"name": source.name, "sha256": source.sha256 or _ANY_HASH} for source in sources]}
+    known = raw | {"files": [{"sha256": _ANY_HASH} | entry for entry in raw["files"]]}
     memory = Memory(**{key: int(value) for key, value in raw["memory"].items()})
     _files_begin(text)
     return Recipe(describe(known), str(raw["about"]), memory, sources, text)
@@ -147,7 +151,7 @@ def _source(entry: dict[str, Any]) -> Source:
 
 
 def _files_begin(text: str) -> int:
-    match = re.search(rf"^{re.escape(_FILES)}", text, re.MULTILINE)
+    match = re.search(rf"^{re.escape(FILES)}", text, re.MULTILINE)
     if match is None:
         raise ValueError("it names no files")
     rest = tomllib.loads(text[match.start() :])
