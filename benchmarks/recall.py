@@ -2,7 +2,7 @@
 
     python benchmarks/recall.py hot [--files N] [--rounds R] [--events E]  resident files: watched over unwatched
     python benchmarks/recall.py trip [--files N] [--json]                  kernel -> archiver-recall -> desk and back
-    python benchmarks/recall.py latency [--files N] [--width W] [--json]   recalls by the real desk, beside the decode
+    python benchmarks/recall.py latency [--files N] [--width W] [--on DIR] recalls by the real desk, beside the decode
     python benchmarks/recall.py marks [--folders N] [--files N] [--json]   memory: a mark a folder, or one a filesystem
 
 `hot` reads photographs of 3 MiB on two disks from the page cache, turn by turn, after each was read once; one disk is
@@ -11,8 +11,9 @@ are read by one call, as Python and Pillow do, in chunks of 128 KiB, as `cat` do
 costs, it costs for every call. `opens` opens and closes them, `disk` is chunks of files that are not in the page cache.
 The bar is 0.99. `trip` reads resident files for the first time, and placeholders that a desk answers for at once,
 without filling them: what a recall takes over its decode and its write. `latency` has photographs recalled, one after
-the other, by archiver-recall and the daemon's desk as they run, with weights that mean nothing. `marks` drops the
-kernel's caches of inodes and names to see what marks keep in memory.
+the other, by archiver-recall and the daemon's desk as they run, with weights that mean nothing; with --on they lie in a
+new folder of DIR, and its filesystem is watched: a loop device writes everything twice. `marks` drops the kernel's
+caches of inodes and names to see what marks keep in memory.
 """
 
 from __future__ import annotations
@@ -248,7 +249,10 @@ def trip(work: Path, options: argparse.Namespace, cleanup: ExitStack) -> list[Fi
 def latency(work: Path, options: argparse.Namespace, cleanup: ExitStack) -> list[Figure]:
     from recall_latency import latencies, released  # beside this file; imports the models
 
-    root = cleanup.enter_context(disk(work, "tier"))
+    if options.on is None:
+        root = cleanup.enter_context(disk(work, "tier"))
+    else:
+        root = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="archiver-bench-", dir=options.on)))
     site, paths = released(work, root, options, cleanup)
     cleanup.enter_context(serving(work))
     reader = Reader(cleanup)
@@ -332,6 +336,8 @@ def main() -> None:
         for name, default in defaults.items():
             sub.add_argument(f"--{name}", type=int, default=default)
         sub.add_argument("--json", action="store_true")
+        if verb == "latency":
+            sub.add_argument("--on", type=Path, metavar="DIR", help="where the photographs lie, not on a loop device")
         if verb == "hot":
             sub.add_argument("--events", choices=("read", "open", "inotify"), default="read", help="what is watched")
     options = parser.parse_args()

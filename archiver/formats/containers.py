@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import BinaryIO, Protocol
-
-from PIL import Image
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from archiver.errors import ImageRefused
 from archiver.formats import jpeg, png, tiff, webp
 from archiver.formats.envelope import Sealed, unseal
 from archiver.formats.facts import BLOCK, Block, Encoded, Format, Step, Structure
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class Container(Protocol):
@@ -31,7 +33,7 @@ class Container(Protocol):
     def with_xmp(self, blocks: Sequence[Block], packets: Sequence[bytes]) -> tuple[Block, ...]: ...
     def find_sealed(self, file: BinaryIO) -> bytes | None: ...
     def ours(self, file: BinaryIO) -> list[tuple[int, int]]: ...
-    def encode(self, image: Image.Image, step: Step) -> Encoded: ...
+    def encode(self, picture: NDArray[np.uint8], step: Step) -> Encoded: ...
     def write(self, picture: Encoded, blocks: Sequence[Block], sealed: bytes, length: int | None = None) -> bytes: ...
 
 

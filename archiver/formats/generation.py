@@ -47,7 +47,7 @@ def encode_exact(pixels_upright: NDArray[np.uint8], envelope: Envelope, metadata
     image = pixels.from_srgb(pixels.from_array(pixels_upright), container.icc_of(metadata.blocks), facts.mode)
     image = pixels.to_stored(image, facts.orientation)
     enough = _enough(container, image, facts)
-    image = pixels.enlarged(image, (facts.width, facts.height))
+    picture = pixels.enlarged(pixels.array(image), (facts.width, facts.height))
 
     packets = container.xmp_of(metadata.blocks)
     blocks = container.with_xmp(metadata.blocks, [xmp.with_label(packet, label) for packet in packets or (None,)])
@@ -56,7 +56,7 @@ def encode_exact(pixels_upright: NDArray[np.uint8], envelope: Envelope, metadata
     def size(encoded: Encoded) -> int:
         return len(container.write(encoded, blocks, sealed))
 
-    best = _best_fit(image, container, size, facts.length, enough)
+    best = _best_fit(picture, container, size, facts.length, enough)
     if best is None:
         raise ImageRefused(
             reason=Refusal.DOES_NOT_FIT,
@@ -83,20 +83,20 @@ def _originals(metadata: Metadata, packets: list[bytes]) -> tuple[Storage, bytes
 
 
 def _best_fit(
-    image: Image.Image, container: Container, size: Callable[[Encoded], int], length: int, enough: int
+    picture: NDArray[np.uint8], container: Container, size: Callable[[Encoded], int], length: int, enough: int
 ) -> Encoded | None:
     """A rung of the ladder whose file has at most `length` bytes, the highest or close to it; sizes grow by the rung.
 
     `enough`: the highest that is of use. A sample tells which rung to try; how it erred tells the next.
     """
-    sample = _sample(image)
+    sample = _sample(picture)
 
     @cache
     def sampled(rung: int) -> int:
         step = container.LADDER[rung]
         return len(container.encode(pixels.smoothed(sample, step.smooth), step).data)
 
-    scale = image.width * image.height / (sample.width * sample.height)
+    scale = _area(picture) / _area(sample)
     low, high = -1, enough + 1  # low fits, high does not or is not wanted
     best: Encoded | None = None
     while high - low > 1:
@@ -105,7 +105,7 @@ def _best_fit(
             break
         rung = max(rung, 0)  # by the sample nothing fits: the lowest has to be tried
         step = container.LADDER[rung]
-        encoded = container.encode(pixels.smoothed(image, step.smooth), step)
+        encoded = container.encode(pixels.smoothed(picture, step.smooth), step)
         reached = size(encoded)
         if reached > length:
             high = rung
@@ -136,16 +136,17 @@ def _highest(low: int, high: int, size: Callable[[int], int], room: float) -> in
     return low
 
 
-def _sample(image: Image.Image) -> Image.Image:
+def _sample(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A mosaic of tiles from all over a large picture; a small one itself."""
-    side = _TILES * _TILE
-    if image.width * image.height <= 2 * side * side or min(image.size) < _TILE:
-        return image
-    sample = Image.new(image.mode, (side, side))
-    for row in range(_TILES):
-        for column in range(_TILES):
-            left, top = (
-                (full - _TILE) * at // (_TILES - 1) for full, at in zip(image.size, (column, row), strict=True)
-            )
-            sample.paste(image.crop((left, top, left + _TILE, top + _TILE)), (column * _TILE, row * _TILE))
-    return sample
+    height, width = picture.shape[:2]
+    if _area(picture) <= 2 * (_TILES * _TILE) ** 2 or min(height, width) < _TILE:
+        return picture
+    tops, lefts = ([(full - _TILE) * at // (_TILES - 1) for at in range(_TILES)] for full in (height, width))
+    rows = [np.concatenate([picture[top : top + _TILE, left : left + _TILE] for left in lefts], 1) for top in tops]
+    return np.concatenate(rows)
+
+
+def _area(picture: NDArray[np.uint8]) -> int:
+    """In pixels."""
+    height, width = picture.shape[:2]
+    return int(height * width)

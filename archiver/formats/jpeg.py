@@ -7,14 +7,18 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
 from archiver.errors import ImageRefused
-from archiver.formats import envelope, ifd
+from archiver.formats import envelope, ifd, jpeg_bands
 from archiver.formats.facts import Block, Encoded, Mode, Refusal, Step, Structure
 from archiver.formats.scan import corrupt, exactly, refuse_data_after
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SIGNATURE = b"\xff\xd8\xff"
 IDENTIFIER = b"archiver\0"
@@ -25,6 +29,7 @@ EXIF = b"Exif\0\0"
 _SOI, _EOI, _SOS, _COM, _APP11 = 0xD8, 0xD9, 0xDA, 0xFE, 0xEB
 _PAYLOAD = 65533
 _MAX_SEGMENTS = 20_000
+_LARGE = 1 << 18  # pixels from which on the time of encoding counts for more than a few bytes
 _MAX_SCANS = 200
 _MAX_FILL = 4096
 _DECODABLE = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}  # baseline, extended, progressive; Huffman and arithmetic
@@ -276,20 +281,21 @@ def ours(file: BinaryIO) -> list[tuple[int, int]]:
     ]
 
 
-def encode(image: Image.Image, step: Step) -> Encoded:
-    """A baseline JPEG, or at the low end a progressive one, whose size shrinks with its detail."""
-    buffer = io.BytesIO()
-    lean = step.quality < 30
-    image.save(
-        buffer,
-        "JPEG",
-        quality=step.quality,
-        subsampling="4:4:4" if step.quality >= 90 else "4:2:0",
-        optimize=lean or image.width * image.height < 1 << 18,
-        progressive=lean,
-    )
-    mode: Mode = "L" if image.mode == "L" else "RGB"
-    return Encoded(buffer.getvalue(), image.width, image.height, mode, step)
+def encode(picture: NDArray[np.uint8], step: Step) -> Encoded:
+    """A baseline JPEG of uint8 (h, w) or (h, w, 3), or at the low end a progressive one, whose size shrinks with its
+    detail.
+    """
+    height, width = picture.shape[:2]
+    lean, subsampled = step.quality < 30, step.quality < 90
+    if lean or width * height < _LARGE:
+        buffer = io.BytesIO()
+        sampling = "4:2:0" if subsampled else "4:4:4"
+        image = Image.fromarray(picture)
+        image.save(buffer, "JPEG", quality=step.quality, subsampling=sampling, optimize=True, progressive=lean)
+        data = buffer.getvalue()
+    else:
+        data = jpeg_bands.encode(picture, step.quality, subsampled=subsampled)
+    return Encoded(data, width, height, "L" if picture.ndim == 2 else "RGB", step)
 
 
 def write(picture: Encoded, blocks: Sequence[Block], sealed: bytes, length: int | None = None) -> bytes:

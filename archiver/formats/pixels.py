@@ -152,33 +152,34 @@ def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
     return bool(np.abs(moved).max() <= 1)
 
 
-def smoothed(image: Image.Image, pixels: int) -> Image.Image:
+def smoothed(picture: NDArray[np.uint8], pixels: int) -> NDArray[np.uint8]:
     """Without detail below this many pixels; 0 leaves one colour, 1 everything."""
     if pixels == 1:
-        return image
+        return picture
+    image = from_array(picture)
     size = (1, 1) if not pixels else tuple(max(1, side // pixels) for side in image.size)
     small = image.resize((size[0], size[1]), Resampling.BOX)
-    return small.resize(image.size, Resampling.BILINEAR)
+    return array(small.resize(image.size, Resampling.BILINEAR))
 
 
-def enlarged(picture: Image.Image | NDArray[np.uint8], size: tuple[int, int]) -> Image.Image:
-    """A picture, or an array (h, w, 3), at `size` pixels: bicubic, or Lanczos where it has to shrink.
+def enlarged(picture: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture (h, w) or (h, w, 3) at `size` (width, height) pixels: bicubic, or Lanczos where it has to shrink.
 
     A reader waits for it: OpenCV takes a twentieth of Pillow's time, and differs from machine to machine by no more
-    than one step of 255.
+    than one step of 255. Large pictures stay arrays, for Pillow would copy them into memory of its own.
     """
-    image = picture if isinstance(picture, Image.Image) else from_array(picture)
-    if image.size == size:
-        return image
-    if image.width > size[0] or image.height > size[1]:
-        return image.resize(size, Resampling.LANCZOS)
+    height, width = picture.shape[:2]
+    if (width, height) == size:
+        return picture
+    if width > size[0] or height > size[1]:
+        return array(from_array(picture).resize(size, Resampling.LANCZOS))
     import cv2  # only where it is needed: it takes longer to import than everything else here
 
-    return Image.fromarray(cv2.resize(np.asarray(image), size, interpolation=cv2.INTER_CUBIC))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), np.uint8)
 
 
 def from_array(pixels: NDArray[np.uint8]) -> Image.Image:
-    """RGB from uint8 (h, w, 3); the inverse of `array`."""
+    """RGB from uint8 (h, w, 3), grey from (h, w); the inverse of `array`."""
     return Image.fromarray(np.ascontiguousarray(pixels))
 
 
@@ -193,5 +194,5 @@ def shrunk(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def array(image: Image.Image) -> NDArray[np.uint8]:
-    """uint8 (h, w, 3)."""
+    """uint8 (h, w, 3), or (h, w) of grey."""
     return np.asarray(image, dtype=np.uint8).copy()

@@ -7,7 +7,7 @@ import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
@@ -15,6 +15,10 @@ from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd
 from archiver.formats.facts import METADATA_LIMIT, Block, Encoded, Mode, Refusal, Step, Structure
 from archiver.formats.scan import corrupt, exactly, file_length, refuse_data_after
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 OURS = b"arCv"  # ancillary, private, reserved bit as it must be, safe to copy
@@ -223,8 +227,9 @@ def ours(file: BinaryIO) -> list[tuple[int, int]]:
     return [(chunk.at, chunk.at + chunk.size + 4) for chunk in _chunks(file) if chunk.kind == OURS]
 
 
-def encode(image: Image.Image, step: Step) -> Encoded:
+def encode(picture: NDArray[np.uint8], step: Step) -> Encoded:
     """A PNG with `step.quality` bits per channel left of the 8."""
+    image = Image.fromarray(picture)
     dropped = 8 - step.quality
     if dropped:
         half = (1 << dropped) >> 1

@@ -6,7 +6,7 @@ import io
 import struct
 import zlib
 from collections.abc import Sequence
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
@@ -15,6 +15,10 @@ from archiver.formats import envelope, ifd
 from archiver.formats.facts import METADATA_LIMIT, Block, Encoded, Mode, Refusal, Step, Structure
 from archiver.formats.ifd import LONG, SHORT, Directory, IfdInvalid, IfdReader, Order, Tree
 from archiver.formats.scan import corrupt, refuse_data_after
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SIGNATURES = (b"II*\0", b"MM\0*")
 OURS = 65112  # in the range that TIFF leaves to private use within an organisation
@@ -217,27 +221,25 @@ def ours(file: BinaryIO) -> list[tuple[int, int]]:
     return [] if field is None else [(field.at, field.at + field.size)]
 
 
-def encode(image: Image.Image, step: Step) -> Encoded:
+def encode(picture: NDArray[np.uint8], step: Step) -> Encoded:
     """One strip: JPEG, deflate with horizontal differencing, or the samples as they are."""
-    mode: Mode = "L" if image.mode == "L" else "RGB"
+    height, width = picture.shape[:2]
     if step.quality == _PLAIN:
-        data = image.tobytes()
+        data = picture.tobytes()
     elif step.quality == _LOSSLESS:
-        data = zlib.compress(_differences(image), 3)
+        data = zlib.compress(_differences(picture), 3)
     else:
         buffer = io.BytesIO()
+        image = Image.fromarray(picture)
         image.save(buffer, "JPEG", quality=step.quality, subsampling="4:4:4", optimize=step.quality < 30)
         data = buffer.getvalue()
-    return Encoded(data, image.width, image.height, mode, step)
+    return Encoded(data, width, height, "L" if picture.ndim == 2 else "RGB", step)
 
 
-def _differences(image: Image.Image) -> bytes:
+def _differences(picture: NDArray[np.uint8]) -> bytes:
     """Each sample less its left neighbour, modulo 256 (predictor 2)."""
-    import numpy as np
-
-    samples = np.asarray(image)
-    result = samples.copy()
-    result[:, 1:] -= samples[:, :-1]
+    result = picture.copy()
+    result[:, 1:] -= picture[:, :-1]
     return result.tobytes()
 
 

@@ -6,7 +6,7 @@ import io
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from PIL import Image
 
@@ -14,6 +14,10 @@ from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd
 from archiver.formats.facts import METADATA_LIMIT, Block, Encoded, Refusal, Step, Structure
 from archiver.formats.scan import corrupt, exactly, file_length, refuse_data_after
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 OURS = b"ARCV"
 _XMP = b"XMP "
@@ -202,9 +206,10 @@ def ours(file: BinaryIO) -> list[tuple[int, int]]:
     return [(chunk.at, chunk.at + chunk.size) for chunk in _chunks(file, _riff_end(file)) if chunk.kind == OURS]
 
 
-def encode(image: Image.Image, step: Step) -> Encoded:
+def encode(picture: NDArray[np.uint8], step: Step) -> Encoded:
     """A lossy WebP."""
     buffer = io.BytesIO()
+    image = Image.fromarray(picture)
     image.convert("RGB").save(buffer, "WEBP", quality=step.quality, method=3)
     return Encoded(buffer.getvalue(), image.width, image.height, "RGB", step)
 

@@ -175,7 +175,7 @@ class Bench:
         for side in sorted({max(width, height), self._engine.profile.long_side}, reverse=True):
             size = working_size(width, height, side, self._engine.profile.multiple)
             made = self._reconstruct(array(shrunk(Image.fromarray(pixels), size)))
-            yield Variant(f"autoencoder alone, {side} pixels", "", array(enlarged(made, (width, height))))
+            yield Variant(f"autoencoder alone, {side} pixels", "", enlarged(made, (width, height)))
 
     def _schemes(self, pixels: Pixels) -> list[Variant]:
         picture = self._picture(pixels)
@@ -183,7 +183,7 @@ class Bench:
         made = self._engine.decode(records)
         size = (picture.width, picture.height)
         return [
-            Variant(record.scheme.label, "", array(enlarged(one, size)), len(record.to_bytes()))
+            Variant(record.scheme.label, "", enlarged(one, size), len(record.to_bytes()))
             for record, one in zip(records, made, strict=True)
         ]
 
