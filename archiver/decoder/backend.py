@@ -116,9 +116,10 @@ class Backend(Protocol):
         """The attention that SEACOM steers by. Raises SchemeUnsupported where there is none."""
         ...
 
-    def likeness(self, latents: Tensor, wanted: Tensor) -> Tensor:
+    def likeness(self, latents: Tensor, wanted: Tensor, view: int) -> Tensor:
         """How near (B,), -1..1, the pictures of latents are to the embeddings `wanted` (B, D) that records hold;
-        differentiable, each sample by itself. Raises SchemeUnsupported where that is not to be had.
+        differentiable, each sample by itself. view: in which of several ways they are looked at; 0 is as they are.
+        Raises SchemeUnsupported where that is not to be had.
         """
         ...
 

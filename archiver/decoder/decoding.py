@@ -133,7 +133,7 @@ class Steered:
             return x0
         with _steering, _threads(_STEERING_THREADS):
             return guidance.embedding_guidance(
-                x0, lambda moved: self._backend.likeness(moved, wanted), guide.strength, guide.steps
+                x0, lambda moved, step: self._backend.likeness(moved, wanted, step), guide.strength, guide.steps
             )
 
 

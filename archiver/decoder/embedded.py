@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -18,6 +20,8 @@ from archiver.models.embedded import Conditions, Networks
 from archiver.models.embedded.backbone import STRIDE
 from archiver.models.embedded.denoiser import Keep
 
+# Of the pictures by which an embedding guides. None is near a half, at which pictures are judged (`see`).
+_VIEW_SIZES = (1.0, 0.875, 1.0625)
 _SHARPNESS = 10.0  # cosines to the words, times this, are the logits of the word probabilities [ours]
 
 
@@ -102,12 +106,16 @@ class EmbeddedBackend:
         conditions = Conditions(told.embedding)
         return lambda z, time: attention.octaves(attention.received(self.networks, z, time, conditions))
 
-    def likeness(self, latents: Tensor, wanted: Tensor) -> Tensor:
+    def likeness(self, latents: Tensor, wanted: Tensor, view: int) -> Tensor:
         """Cosine of what the semantic encoder sees in the pictures of latents, its dimensions weighed by the square
         root of how far they spread [ours]: whitening makes the faintest count as much as those that tell most.
+
+        Every other view is mirrored, and views have three sizes in turn [ours]: what shows in all of them is more often
+        seen by other networks, too, than what pleases this one in a single place.
         """
         semantics = self.networks.semantics
-        seen = semantics.embedding(semantics.features(self.decode(latents).clamp(-1, 1)))
+        picture = _viewed(self.decode(latents).clamp(-1, 1), view, STRIDE // semantics.enlarge)
+        seen = semantics.embedding(semantics.features(picture))
         weights = semantics.spreads().sqrt()
         return F.cosine_similarity(weights * seen, weights * wanted)
 
@@ -127,6 +135,28 @@ class EmbeddedBackend:
         size = [max(1, round(side / 2 / multiple)) * multiple for side in picture.shape[2:]]
         features = semantics.features(F.interpolate(picture, size, mode="bilinear", antialias=True))
         return Seen(features.mean((2, 3)), word_probabilities(self.networks, features))
+
+
+def _viewed(picture: Tensor, view: int, multiple: int) -> Tensor:
+    """A picture (B, 3, H, W) in one of the ways to look at it, differentiably; sides are multiples of `multiple`."""
+    if view % 2:
+        picture = picture.flip(3)
+    scale = _VIEW_SIZES[view % len(_VIEW_SIZES)]
+    rows, columns = (max(1, round(side * scale / multiple)) * multiple for side in picture.shape[2:])
+    if (rows, columns) == tuple(picture.shape[2:]):
+        return picture
+    down, across = (_resizing(*sides) for sides in zip(picture.shape[2:], (rows, columns), strict=True))
+    return down.to(picture) @ picture @ across.to(picture).T
+
+
+@lru_cache(maxsize=32)
+def _resizing(side: int, wanted: int) -> Tensor:
+    """(wanted, side): bilinear interpolation along one side. A product of matrices has a gradient that CUDA computes in
+    one order only.
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        lines = torch.eye(side)[None, None]
+        return F.interpolate(lines, (wanted, side), mode="bilinear", align_corners=False, antialias=wanted < side)[0, 0]
 
 
 def word_probabilities(models: Networks, features: Tensor) -> Tensor:

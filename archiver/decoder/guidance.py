@@ -95,19 +95,20 @@ def attention_guidance(
     return z_t - scale.view(-1, 1, 1, 1) * gradient, distance
 
 
-def embedding_guidance(x0: Tensor, likeness: Callable[[Tensor], Tensor], strength: float, steps: int) -> Tensor:
+def embedding_guidance(x0: Tensor, likeness: Callable[[Tensor, int], Tensor], strength: float, steps: int) -> Tensor:
     """Clean latents whose pictures show more of what their stored embeddings say, in steps of steepest ascent:
 
-        x0 <- x0 + eta_i |x0| grad likeness(x0) / |grad|,   eta_i = strength (1 - i / steps)
+        x0 <- x0 + eta_i |x0| grad likeness(x0, i) / |grad|,   eta_i = strength (1 - i / steps)
 
     `likeness` says of latents how near (B,) their pictures' embeddings are to the stored ones, differentiably, of each
-    sample by itself. It is universal guidance (Bansal et al., arXiv 2302.07121), which walks backwards through the
-    decoder and a network that sees; that it is taken on the finished estimate alone, by steps of a set length, is ours.
+    sample by itself, and may look at the pictures in another way at every step. It is universal guidance (Bansal et
+    al., arXiv 2302.07121), which walks backwards through the decoder and a network that sees; that it is taken on the
+    finished estimate alone, by steps of a set length, is ours.
     """
     for step in range(steps):
         with torch.enable_grad():
             variable = x0.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(likeness(variable).sum(), variable)
+            (gradient,) = torch.autograd.grad(likeness(variable, step).sum(), variable)
         length = strength * (1 - step / steps) * x0.flatten(1).norm(dim=1)
         scale = length / gradient.flatten(1).norm(dim=1).clamp(min=_TINY)
         x0 = x0 + scale.view(-1, 1, 1, 1) * gradient

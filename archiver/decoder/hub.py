@@ -145,7 +145,7 @@ class HubBackend:
 
         return attend
 
-    def likeness(self, latents: Tensor, wanted: Tensor) -> Tensor:  # noqa: ARG002 - the seam's signature
+    def likeness(self, latents: Tensor, wanted: Tensor, view: int) -> Tensor:  # noqa: ARG002 - the seam's signature
         """Not offered: the way back through these networks takes more memory than a decode may."""
         raise self._unsupported("its networks steer by no embedding of what is decoded")
 

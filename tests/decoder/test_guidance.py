@@ -136,18 +136,18 @@ def embed(x: Tensor) -> Tensor:
     return torch.cat([x.mean((2, 3)), x.abs().mean((2, 3))], 1)
 
 
-def toward(wanted: Tensor) -> Callable[[Tensor], Tensor]:
-    """How near latents are to these embeddings."""
-    return lambda x: F.cosine_similarity(embed(x), wanted)
+def toward(wanted: Tensor) -> Callable[[Tensor, int], Tensor]:
+    """How near latents are to these embeddings, in every view."""
+    return lambda x, _view: F.cosine_similarity(embed(x), wanted)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (5, 7)])
 def test_embedding_guidance_brings_every_sample_nearer_by_steps_of_the_stated_lengths(size: tuple[int, int]) -> None:
     z, wanted = latent(size, 1), embed(latent(size, 2))
-    likeness = [toward(wanted)(z)]
+    likeness = [toward(wanted)(z, 0)]
     for steps in (1, 3):
         moved = guidance.embedding_guidance(z, toward(wanted), 0.1, steps)
-        likeness.append(toward(wanted)(moved))
+        likeness.append(toward(wanted)(moved, 0))
     assert (likeness[0] < likeness[1]).all() and (likeness[1] < likeness[2]).all()
     once = guidance.embedding_guidance(z, toward(wanted), 0.1, 1)
     assert torch.allclose((once - z).flatten(1).norm(dim=1), 0.1 * z.flatten(1).norm(dim=1))
@@ -157,4 +157,15 @@ def test_embedding_guidance_brings_every_sample_nearer_by_steps_of_the_stated_le
 
 def test_where_there_is_no_way_up_embedding_guidance_stays() -> None:
     z = latent((8, 8), 1)
-    assert torch.equal(guidance.embedding_guidance(z, lambda x: 0 * x.sum((1, 2, 3)) + 1, 0.1, 2), z)
+    assert torch.equal(guidance.embedding_guidance(z, lambda x, _view: 0 * x.sum((1, 2, 3)) + 1, 0.1, 2), z)
+
+
+def test_embedding_guidance_looks_in_another_way_at_every_step() -> None:
+    z, views = latent((8, 8), 1), []
+
+    def likeness(x: Tensor, view: int) -> Tensor:
+        views.append(view)
+        return x.sum((1, 2, 3))
+
+    guidance.embedding_guidance(z, likeness, 0.1, 4)
+    assert views == [0, 1, 2, 3]
