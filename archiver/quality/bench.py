@@ -34,7 +34,7 @@ _WHOLE_SIDE = 1024  # pixels of a whole picture's long side
 _COLOUR_SIDE = 16
 # Schemes that leave much of their budget free: codecs are held to what they take. The others fill theirs.
 VARYING = (Scheme.SGC.label, Scheme.SESECO.label)
-_VERSION = 3  # of what is remembered; changes with whatever changes figures
+_VERSION = 4  # of what is remembered; changes with whatever changes figures
 
 Pixels = NDArray[np.uint8]
 Reconstruct = Callable[[Pixels], Pixels]
