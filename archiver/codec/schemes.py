@@ -60,9 +60,8 @@ _FEW_DIMENSIONS = 256
 # Levels a dimension. Three are 55 bytes at 256 dimensions, cosine 0.90 to the embedding (4 levels: 68 bytes, 0.94); of
 # CLIP's 768 or 1024 dimensions they would leave COCLICO's colours no room.
 _FEW_LEVELS, _MANY_LEVELS = 3, 2
-LEARNT_GROUPS = (
-    56  # bytes of an embedding coded by a codebook: what COCLI's budget has room for, whatever the dimensions
-)
+# Bytes of an embedding's direction by a codebook: what COCLI's budget has room for, whatever its dimensions are.
+LEARNT_GROUPS = 56
 
 SUPPORTED = tuple(_BUDGETS)
 
