@@ -23,9 +23,8 @@ from archiver.errors import RecordCorrupt
 
 MAX_VECTORS = 256
 MAX_GROUPS = 256
-_GROUP_SIZE = (
-    6  # components a group; fewer leave out what tells more than the last bit of the others, more gain nothing
-)
+# Components: with fewer some are left out that tell more than others' last bits, more gain nothing.
+_GROUP_SIZE = 6
 _ROUNDS = 25
 _FAINT = 1e-9  # share of the largest variance below which a component counts as this much
 

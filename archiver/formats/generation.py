@@ -94,7 +94,7 @@ def _best_fit(
     @cache
     def sampled(rung: int) -> int:
         step = container.LADDER[rung]
-        return len(container.encode(pixels.smoothed(sample, step.smooth), step).data)
+        return len(container.encode_array(pixels.smoothed(sample, step.smooth), step).data)
 
     scale = _area(picture) / _area(sample)
     low, high = -1, enough + 1  # low fits, high does not or is not wanted
@@ -105,7 +105,7 @@ def _best_fit(
             break
         rung = max(rung, 0)  # by the sample nothing fits: the lowest has to be tried
         step = container.LADDER[rung]
-        encoded = container.encode(pixels.smoothed(picture, step.smooth), step)
+        encoded = container.encode_array(pixels.smoothed(picture, step.smooth), step)
         reached = size(encoded)
         if reached > length:
             high = rung

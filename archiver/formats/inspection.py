@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-import numpy as np
 from PIL import Image
 
 from archiver.codec.picture import Picture, working_size
@@ -103,8 +102,8 @@ def _smallest_picture(structure: Structure, fmt: Format, room: int) -> int:
     if room >= plenty or room <= 0:
         return 1
     container = container_of(fmt)
-    size = (structure.height, structure.width)
-    flat = np.full(size, 128, np.uint8) if structure.mode == "L" else np.full((*size, 3), (96, 128, 160), np.uint8)
+    colour = 128 if structure.mode == "L" else (96, 128, 160)
+    flat = Image.new(structure.mode, (structure.width, structure.height), colour)
     with pixels.decoding():
         return len(container.encode(flat, container.LADDER[0]).data)
 

@@ -29,6 +29,7 @@ EXIF = b"Exif\0\0"
 _SOI, _EOI, _SOS, _COM, _APP11 = 0xD8, 0xD9, 0xDA, 0xFE, 0xEB
 _PAYLOAD = 65533
 _MAX_SEGMENTS = 20_000
+_LEAN, _FULL_CHROMA = 30, 90  # qualities below and from which on size and colour count for more than time
 _LARGE = 1 << 18  # pixels from which on the time of encoding counts for more than a few bytes
 _MAX_SCANS = 200
 _MAX_FILL = 4096
@@ -281,20 +282,28 @@ def ours(file: BinaryIO) -> list[tuple[int, int]]:
     ]
 
 
-def encode(picture: NDArray[np.uint8], step: Step) -> Encoded:
-    """A baseline JPEG of uint8 (h, w) or (h, w, 3), or at the low end a progressive one, whose size shrinks with its
-    detail.
-    """
+def encode(image: Image.Image, step: Step) -> Encoded:
+    """A baseline JPEG, or at the low end a progressive one, whose size shrinks with its detail."""
+    buffer = io.BytesIO()
+    lean = step.quality < _LEAN
+    image.save(
+        buffer,
+        "JPEG",
+        quality=step.quality,
+        subsampling="4:2:0" if step.quality < _FULL_CHROMA else "4:4:4",
+        optimize=lean or image.width * image.height < _LARGE,
+        progressive=lean,
+    )
+    mode: Mode = "L" if image.mode == "L" else "RGB"
+    return Encoded(buffer.getvalue(), image.width, image.height, mode, step)
+
+
+def encode_array(picture: NDArray[np.uint8], step: Step) -> Encoded:
+    """As `encode`, of uint8 (h, w) or (h, w, 3): a large one is never copied, and encoded on all cores."""
     height, width = picture.shape[:2]
-    lean, subsampled = step.quality < 30, step.quality < 90
-    if lean or width * height < _LARGE:
-        buffer = io.BytesIO()
-        sampling = "4:2:0" if subsampled else "4:4:4"
-        image = Image.fromarray(picture)
-        image.save(buffer, "JPEG", quality=step.quality, subsampling=sampling, optimize=True, progressive=lean)
-        data = buffer.getvalue()
-    else:
-        data = jpeg_bands.encode(picture, step.quality, subsampled=subsampled)
+    if step.quality < _LEAN or width * height < _LARGE:
+        return encode(Image.fromarray(picture), step)
+    data = jpeg_bands.encode(picture, step.quality, subsampled=step.quality < _FULL_CHROMA)
     return Encoded(data, width, height, "L" if picture.ndim == 2 else "RGB", step)
 
 

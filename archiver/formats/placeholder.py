@@ -58,7 +58,7 @@ def _head(
             continue
         image = _picture(colours, facts, long_side)
         image = pixels.to_stored(image, facts.orientation) if blocks else image
-        head = container.write(container.encode(pixels.array(image), container.PREVIEW), blocks, sealed)
+        head = container.write(container.encode(image, container.PREVIEW), blocks, sealed)
         if len(head) <= BLOCK:
             return head
     return None

@@ -227,9 +227,8 @@ def ours(file: BinaryIO) -> list[tuple[int, int]]:
     return [(chunk.at, chunk.at + chunk.size + 4) for chunk in _chunks(file) if chunk.kind == OURS]
 
 
-def encode(picture: NDArray[np.uint8], step: Step) -> Encoded:
+def encode(image: Image.Image, step: Step) -> Encoded:
     """A PNG with `step.quality` bits per channel left of the 8."""
-    image = Image.fromarray(picture)
     dropped = 8 - step.quality
     if dropped:
         half = (1 << dropped) >> 1
@@ -239,6 +238,11 @@ def encode(picture: NDArray[np.uint8], step: Step) -> Encoded:
     image.save(buffer, "PNG", compress_level=4)
     mode: Mode = "L" if image.mode == "L" else "RGB"
     return Encoded(buffer.getvalue(), image.width, image.height, mode, step)
+
+
+def encode_array(picture: NDArray[np.uint8], step: Step) -> Encoded:
+    """As `encode`."""
+    return encode(Image.fromarray(picture), step)
 
 
 def write(picture: Encoded, blocks: Sequence[Block], sealed: bytes, length: int | None = None) -> bytes:

@@ -221,25 +221,32 @@ def ours(file: BinaryIO) -> list[tuple[int, int]]:
     return [] if field is None else [(field.at, field.at + field.size)]
 
 
-def encode(picture: NDArray[np.uint8], step: Step) -> Encoded:
+def encode(image: Image.Image, step: Step) -> Encoded:
     """One strip: JPEG, deflate with horizontal differencing, or the samples as they are."""
-    height, width = picture.shape[:2]
+    mode: Mode = "L" if image.mode == "L" else "RGB"
     if step.quality == _PLAIN:
-        data = picture.tobytes()
+        data = image.tobytes()
     elif step.quality == _LOSSLESS:
-        data = zlib.compress(_differences(picture), 3)
+        data = zlib.compress(_differences(image), 3)
     else:
         buffer = io.BytesIO()
-        image = Image.fromarray(picture)
         image.save(buffer, "JPEG", quality=step.quality, subsampling="4:4:4", optimize=step.quality < 30)
         data = buffer.getvalue()
-    return Encoded(data, width, height, "L" if picture.ndim == 2 else "RGB", step)
+    return Encoded(data, image.width, image.height, mode, step)
 
 
-def _differences(picture: NDArray[np.uint8]) -> bytes:
+def encode_array(picture: NDArray[np.uint8], step: Step) -> Encoded:
+    """As `encode`."""
+    return encode(Image.fromarray(picture), step)
+
+
+def _differences(image: Image.Image) -> bytes:
     """Each sample less its left neighbour, modulo 256 (predictor 2)."""
-    result = picture.copy()
-    result[:, 1:] -= picture[:, :-1]
+    import numpy as np
+
+    samples = np.asarray(image)
+    result = samples.copy()
+    result[:, 1:] -= samples[:, :-1]
     return result.tobytes()
 
 

@@ -206,12 +206,17 @@ def ours(file: BinaryIO) -> list[tuple[int, int]]:
     return [(chunk.at, chunk.at + chunk.size) for chunk in _chunks(file, _riff_end(file)) if chunk.kind == OURS]
 
 
-def encode(picture: NDArray[np.uint8], step: Step) -> Encoded:
+def encode(image: Image.Image, step: Step) -> Encoded:
     """A lossy WebP."""
     buffer = io.BytesIO()
-    image = Image.fromarray(picture)
-    image.convert("RGB").save(buffer, "WEBP", quality=step.quality, method=3)
+    image = image if image.mode == "RGB" else image.convert("RGB")  # not copied for nothing
+    image.save(buffer, "WEBP", quality=step.quality, method=3)
     return Encoded(buffer.getvalue(), image.width, image.height, "RGB", step)
+
+
+def encode_array(picture: NDArray[np.uint8], step: Step) -> Encoded:
+    """As `encode`."""
+    return encode(Image.fromarray(picture), step)
 
 
 def write(picture: Encoded, blocks: Sequence[Block], sealed: bytes, length: int | None = None) -> bytes:

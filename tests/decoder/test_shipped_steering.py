@@ -171,7 +171,7 @@ def test_embedding_guidance_shows_more_of_what_is_stored(models: EmbeddedBackend
     one, other = (coded(models, scheme, seed, steps=2, guide=EmbeddingGuidance(6 / 32, 4)) for seed in (0, 1))
     swapped = replace(one, sections=tuple(map(_embedding_of(other), one.sections)))  # not what is shown anyway
     for guided in (one, swapped):
-        assert _shown(models, guided) > _shown(models, _barely(guided)) + 0.1
+        assert _shown(models, guided) > _shown(models, _barely(guided)) + 0.15
 
 
 @pytest.mark.parametrize("seed", range(2))

@@ -5,7 +5,6 @@ keeps and exports it as any other. Imports no torch.
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from archiver.codec.codebook import Codebook
 from archiver.errors import ProfileInvalid
-from archiver.models.hub.recipes import FILES, LEARNT, Pin, read_recipe
+from archiver.models.hub.recipes import LEARNT, Pin, file_table, read_recipe
 from archiver.models.profiles import PROFILE_FILE, ProfileInfo
 from archiver.models.vault import Vault
 
@@ -48,7 +47,6 @@ def with_codebook(vault: Vault, profile: ProfileInfo, codebook: Codebook, learnt
         save_file(codebook.parts, folder / _FILE)
         sha256 = hashlib.sha256((folder / _FILE).read_bytes()).hexdigest()
         pins = {one.name: Pin(one.revision, one.sha256 or "", one.size or 0) for one in recipe.sources}
-        entry = {"name": _FILE, "sha256": sha256, LEARNT: learnt_from}
-        lines = [FILES, *(f"{key} = {json.dumps(value)}" for key, value in entry.items())]
-        (folder / PROFILE_FILE).write_text(recipe.pinned(pins) + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+        entry = file_table({"name": _FILE, "sha256": sha256, LEARNT: learnt_from})
+        (folder / PROFILE_FILE).write_text(f"{recipe.pinned(pins)}\n{entry}\n", encoding="utf-8")
         return vault.import_directory(folder)

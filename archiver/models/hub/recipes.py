@@ -19,7 +19,7 @@ from archiver.errors import ProfileInvalid, ProfileUnknown
 from archiver.models.profiles import HUB_FORMAT, ProfileInfo, check_name, describe
 
 PACKAGED = Path(__file__).with_name("profiles")
-FILES = "[[files]]"  # the first of these lines begins the last part of a recipe
+_FILES = "[[files]]"  # the first of these lines begins the last part of a recipe
 LEARNT = "learnt"  # the key, and from what, of a file that was made here and that no hub has
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -84,10 +84,14 @@ class Recipe:
             pin = pins[source.name]
             values = {"name": source.name, "repository": source.repository, "revision": pin.commit}
             values |= {"path": source.path, "sha256": pin.sha256}
-            # Every JSON string is one of TOML, too.
-            lines = [FILES, *(f"{key} = {json.dumps(value)}" for key, value in values.items()), f"size = {pin.size}"]
-            tables.append("\n".join(lines))
+            tables.append(file_table({**values, "size": pin.size}))
         return "\n\n".join(tables) + "\n"
+
+
+def file_table(values: Mapping[str, str | int]) -> str:
+    """A file of a recipe or a `profile.toml`."""
+    # Every JSON string or whole number is one of TOML, too.
+    return "\n".join([_FILES, *(f"{key} = {json.dumps(value)}" for key, value in values.items())])
 
 
 def packaged() -> tuple[Recipe, ...]:
@@ -151,7 +155,7 @@ def _source(entry: dict[str, Any]) -> Source:
 
 
 def _files_begin(text: str) -> int:
-    match = re.search(rf"^{re.escape(FILES)}", text, re.MULTILINE)
+    match = re.search(rf"^{re.escape(_FILES)}", text, re.MULTILINE)
     if match is None:
         raise ValueError("it names no files")
     rest = tomllib.loads(text[match.start() :])
