@@ -35,7 +35,7 @@ from archiver.errors import ModelsNotInstalled
 )
 @click.option(
     "--stage",
-    type=click.Choice(["all", "autoencoder", "features", "denoiser", "finish", "export"]),
+    type=click.Choice(["all", "autoencoder", "features", "denoiser", "finish", "polish", "export"]),
     default="all",
     show_default=True,
     help="One stage, or all in their order.",
@@ -60,7 +60,7 @@ def train(
     Training can be stopped and resumed at any time. With --json the log lines go to stderr and one object at the end
     to stdout.
     """
-    if minutes is None and steps is None and stage in ("all", "autoencoder", "denoiser", "finish"):
+    if minutes is None and steps is None and stage in ("all", "autoencoder", "denoiser", "finish", "polish"):
         raise click.UsageError("training has no natural end: give --minutes or --steps")
     try:
         from archiver.training.run import train as run

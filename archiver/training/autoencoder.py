@@ -14,7 +14,7 @@ from archiver.training.data import Photos
 from archiver.training.loop import PARTS, Budget, Rhythm, Trainer
 from archiver.training.sight import Sight, critics_for
 
-_LATENT_NOISE = 0.05  # of unit-variance latents: makes the decoder forgive the denoiser's small errors
+LATENT_NOISE = 0.05  # of unit-variance latents: makes the decoder forgive the denoiser's small errors
 _ENLARGED_SHARE = 0.5  # of crops are looked at twice as large: what a picture of 512 pixels shows in as many cells
 RHYTHM = Rhythm(rate=5e-4, ema=0.998)
 
@@ -61,7 +61,7 @@ def train_autoencoder(
         enlarge = 2 if rng.random() < _ENLARGED_SHARE else 1
         with torch.autocast("cpu", torch.bfloat16):
             latent = network.encode(wanted).float()
-            latent = latent + _LATENT_NOISE * torch.randn(latent.shape, generator=noise)
+            latent = latent + LATENT_NOISE * torch.randn(latent.shape, generator=noise)
             losses = sight.losses(network.decode(latent), wanted, enlarge)
         weighted = (weight * losses[name] for name, weight in _weights(progress).items())
         return {"total": sum(weighted, start=torch.zeros(())), **losses}

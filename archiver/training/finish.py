@@ -21,7 +21,7 @@ from archiver.models.embedded.backbone import EfficientNetLite0
 from archiver.models.embedded.denoiser import TIMESTEPS, Conditions, Denoiser, cosine_alphas_cumprod
 from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos, to_tensor
-from archiver.training.denoiser import draw, estimate
+from archiver.training.denoiser import Batch, draw, estimate
 from archiver.training.features import Features, trained_autoencoder
 from archiver.training.loop import PARTS, Budget, Rhythm, Trainer, averaged_weights
 from archiver.training.sight import Sight, critics_for
@@ -46,7 +46,7 @@ class Finished(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class _Window:
+class Window:
     """The part of the latent grid that is decoded, in cells."""
 
     top: int
@@ -79,7 +79,24 @@ def with_coarse_colours(conditions: Conditions) -> Conditions:
     return replace(conditions, colours=colours)
 
 
-def _draw_times(count: int, noise: torch.Generator) -> Tensor:
+def draw_coarse(features: Features, rows: NDArray[np.int64], rng: np.random.Generator, noise: torch.Generator) -> Batch:
+    """Whole photographs `rows` as a training batch, their labels and colours coarsened at random."""
+    batch = draw(features, rows, rng, noise, whole=True)
+    if rng.random() < _COARSE_LABELS:
+        batch = replace(batch, conditions=with_coarse_labels(batch.conditions))
+    if rng.random() < _COARSE_COLOURS:
+        batch = replace(batch, conditions=with_coarse_colours(batch.conditions))
+    return batch
+
+
+def draw_window(side: int, rng: np.random.Generator, most: int = _WINDOW) -> Window:
+    """Any part, of at most so many cells along its side, of a latent grid with `side` of them."""
+    cells = min(most, side)
+    top, left = (int(at) for at in rng.integers(0, side - cells + 1, 2))
+    return Window(top, left, cells)
+
+
+def draw_times(count: int, noise: torch.Generator) -> Tensor:
     """Timesteps (count,) 0..999, more of them from the noisy half."""
     anywhere = torch.randint(TIMESTEPS, (count,), generator=noise)
     noisy = torch.randint(TIMESTEPS // 2, TIMESTEPS, (count,), generator=noise)
@@ -99,15 +116,8 @@ class _Lesson:
         self, rows: NDArray[np.int64], t: Tensor, rng: np.random.Generator, noise: torch.Generator
     ) -> dict[str, Tensor]:
         """Named losses; `total` is their weighted sum with the critics' own."""
-        batch = draw(self.features, rows, rng, noise, whole=True)
-        if rng.random() < _COARSE_LABELS:
-            batch = replace(batch, conditions=with_coarse_labels(batch.conditions))
-        if rng.random() < _COARSE_COLOURS:
-            batch = replace(batch, conditions=with_coarse_colours(batch.conditions))
-        side = batch.latents.shape[-1]
-        cells = min(_WINDOW, side)
-        top, left = (int(at) for at in rng.integers(0, side - cells + 1, 2))
-        window = _Window(top, left, cells)
+        batch = draw_coarse(self.features, rows, rng, noise)
+        window = draw_window(batch.latents.shape[-1], rng)
         wanted = window.pixels(self.photos, rows, batch.mirrored)
         with torch.autocast("cpu", torch.bfloat16):
             x0, v_error = estimate(self.network.denoiser, batch, self.alphas, t, noise)
@@ -140,7 +150,7 @@ def train_finish(
 
     def loss(_progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
         rows = rng.choice(photos.train, batch // PARTS)
-        return lesson.losses(rows, _draw_times(len(rows), noise), rng, noise)
+        return lesson.losses(rows, draw_times(len(rows), noise), rng, noise)
 
     def check() -> dict[str, float]:
         """The same held-out photographs, noise and timesteps every time."""

@@ -22,6 +22,7 @@ from archiver.training.features import (
 )
 from archiver.training.finish import finished_weights, train_finish
 from archiver.training.loop import Budget, averaged_weights
+from archiver.training.polish import polished_weights, train_polish
 
 log = logging.getLogger(__name__)
 _PRESETS = Path(__file__).parent / "presets.toml"  # of a finished network
@@ -36,10 +37,11 @@ class Stage(StrEnum):
     FEATURES = "features"
     DENOISER = "denoiser"
     FINISH = "finish"
+    POLISH = "polish"
     EXPORT = "export"
 
 
-_SHARES = {Stage.AUTOENCODER: 0.3, Stage.DENOISER: 0.35, Stage.FINISH: 0.35}
+_SHARES = {Stage.AUTOENCODER: 0.2, Stage.DENOISER: 0.3, Stage.FINISH: 0.3, Stage.POLISH: 0.2}
 """Of the minutes, when all stages are run."""
 
 
@@ -60,8 +62,8 @@ def train(
 
     `minutes` and `steps` limit each network's training, over all resumptions (for `all`, the minutes are shared out);
     one of them must be given for a stage that trains. A stage that was cut off goes on from its last checkpoint; a
-    finished one is not repeated. `finish` is the only one that may be left out: `export` writes what there is to
-    `weights` (default `out/profile`), for pictures twice as large with it.
+    finished one is not repeated. `finish` and `polish` may be left out: `export` writes what there is to `weights`
+    (default `out/profile`), for pictures twice as large with the finish.
     Raises TrainingDataMissing, TrainingStageMissing, ModelsNotInstalled, and ValueError (no limit, unknown stage).
     """
     stages = list(Stage) if stage == "all" else [Stage(stage)]
@@ -87,6 +89,8 @@ def train(
                 train_denoiser(load_features(out), photos, out, budget, seed)
             case Stage.FINISH:
                 train_finish(load_features(out), photos, out, budget, seed)
+            case Stage.POLISH:
+                train_polish(load_features(out), photos, out, budget, seed)
             case Stage.EXPORT:
                 export(out, weights or out / "profile", name, licence, long_side)
 
@@ -96,6 +100,7 @@ def _require_earlier_stage(stage: Stage, out: Path) -> None:
         Stage.FEATURES: (Stage.AUTOENCODER, "autoencoder.safetensors"),
         Stage.DENOISER: (Stage.FEATURES, "latent_scale.safetensors"),
         Stage.FINISH: (Stage.DENOISER, "denoiser.safetensors"),
+        Stage.POLISH: (Stage.FINISH, "finish.safetensors"),
         Stage.EXPORT: (Stage.DENOISER, "denoiser.safetensors"),
     }
     if stage in needed:
@@ -117,6 +122,8 @@ def export(out: Path, weights: Path, name: str, licence: str, long_side: int = _
         denoiser, decoder = finished_weights(out)
         blank.denoiser.load_state_dict(denoiser)
         autoencoder.decoder.load_state_dict(decoder)
+        if (out / "polish.safetensors").exists():
+            autoencoder.load_state_dict(autoencoder.state_dict() | polished_weights(out))
         presets = _PRESETS.read_text(encoding="utf-8")
     else:
         blank.denoiser.load_state_dict(averaged_weights(out / "denoiser.safetensors"))

@@ -55,7 +55,7 @@ class Sight:
         self.critics = critics
         self.backbone = published_backbone().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def losses(self, made: Tensor, wanted: Tensor, enlarge: int) -> dict[str, Tensor]:
+    def losses(self, made: Tensor, wanted: Tensor, enlarge: float) -> dict[str, Tensor]:
         """Named losses of pictures (B, 3, H, W) in [-1, 1], looked at `enlarge` times as large.
 
         `critic` is the critics' own, the others are those of who made the pictures.
@@ -77,9 +77,9 @@ class Sight:
             "critic": critic,
         }
 
-    def _look(self, pictures: Tensor, enlarge: int) -> tuple[list[Tensor], Tensor]:
+    def _look(self, pictures: Tensor, enlarge: float) -> tuple[list[Tensor], Tensor]:
         """Feature maps, and the semantic map (B, 1280, h, w)."""
-        if enlarge > 1:
+        if enlarge != 1:
             pictures = F.interpolate(pictures, scale_factor=enlarge, mode="bilinear", align_corners=False)
         maps = self.backbone.taps(pictures, _DEPTHS)
         return maps, F.relu6(self.backbone.head(maps[-1]))

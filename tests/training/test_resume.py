@@ -15,12 +15,14 @@ from safetensors.torch import load_file
 
 from archiver.training import denoiser as denoiser_stage
 from archiver.training import finish as finish_stage
+from archiver.training import polish as polish_stage
 from archiver.training.autoencoder import train_autoencoder
 from archiver.training.data import Photos, load_photos
 from archiver.training.denoiser import train_denoiser
 from archiver.training.features import Features, load_features
 from archiver.training.finish import train_finish
 from archiver.training.loop import Budget, Rhythm
+from archiver.training.polish import train_polish
 from archiver.training.run import train
 
 RHYTHM = Rhythm(rate=1e-3, warm_up=2, save_every=2, log_every=1, check_every=4)
@@ -118,6 +120,26 @@ def test_a_resumed_finish_equals_an_uninterrupted_one(
         run(cut)
     run(cut)
     _assert_same_checkpoint(whole / "finish.safetensors", cut / "finish.safetensors")
+
+
+def test_a_resumed_polish_equals_an_uninterrupted_one(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for stage in ("autoencoder", "features", "denoiser", "finish"):
+        train(shards, whole, stage, steps=1, long_side=64)
+    shutil.copytree(whole, cut)
+    photos = load_photos(shards, whole, 64)
+
+    def run(out: Path) -> None:
+        train_polish(load_features(out), photos, out, FIVE, seed=5, batch=4, rhythm=RHYTHM)
+
+    run(whole)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(polish_stage, "draw_coarse", _interrupted(polish_stage.draw_coarse, after=5))
+        run(cut)
+    run(cut)
+    _assert_same_checkpoint(whole / "polish.safetensors", cut / "polish.safetensors")
 
 
 def test_a_spent_budget_trains_no_further(photos: Photos, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from archiver.codec import schemes
 from archiver.errors import TrainingDataMissing, TrainingStageMissing
-from archiver.models.embedded import load_embedded
+from archiver.models.embedded import EmbeddedModels, load_embedded
 from archiver.models.profiles import read_profile
 from archiver.training.data import Photos, held_out, load_photos, shard_members, to_pixels, to_tensor
 from archiver.training.features import load_features, visual_words, whitening
@@ -42,7 +42,24 @@ def test_the_finish_changes_the_denoiser_and_the_decoder_and_leaves_the_encoder(
     assert before.meta.long_side == 64 and after.meta.long_side == 128
     assert not read_profile(tmp_path / "before").presets
     assert {preset.scheme for preset in read_profile(tmp_path / "after").presets} == set(schemes.SUPPORTED)
-    same = {
+    assert _kept(before, after) == {"encoder": True, "decoder": False, "denoiser": False, "semantics": True}
+
+
+def test_the_polish_changes_the_autoencoder_and_leaves_the_denoiser(shards: Path, tmp_path: Path) -> None:
+    for stage in ("autoencoder", "features", "denoiser", "finish"):
+        train(shards, tmp_path, stage, steps=1, long_side=64)
+    train(shards, tmp_path, "export", long_side=64, weights=tmp_path / "before")
+    train(shards, tmp_path, "polish", steps=3, long_side=64, seed=1)
+    train(shards, tmp_path, "export", long_side=64, weights=tmp_path / "after")
+    before, after = (load_embedded(tmp_path / name) for name in ("before", "after"))
+    assert before.meta.long_side == after.meta.long_side == 128
+    assert _kept(before, after) == {"encoder": False, "decoder": False, "denoiser": True, "semantics": True}
+    assert before.autoencoder.latent_std.equal(after.autoencoder.latent_std)  # the denoiser's measure
+
+
+def _kept(before: EmbeddedModels, after: EmbeddedModels) -> dict[str, bool]:
+    """Which networks have the same weights in both."""
+    return {
         name: all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
         for name, one, other in (
             ("encoder", before.autoencoder.encoder, after.autoencoder.encoder),
@@ -51,7 +68,6 @@ def test_the_finish_changes_the_denoiser_and_the_decoder_and_leaves_the_encoder(
             ("semantics", before.semantics, after.semantics),
         )
     }
-    assert same == {"encoder": True, "decoder": False, "denoiser": False, "semantics": True}
 
 
 def test_finished_stages_are_not_repeated(shards: Path, tmp_path: Path) -> None:
