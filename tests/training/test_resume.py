@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,7 @@ from archiver.training.autoencoder import train_autoencoder
 from archiver.training.data import Photos, load_photos
 from archiver.training.denoiser import train_denoiser
 from archiver.training.features import Features, load_features
-from archiver.training.finish import train_finish
 from archiver.training.loop import Budget, Rhythm
-from archiver.training.polish import train_polish
 from archiver.training.run import train
 
 RHYTHM = Rhythm(rate=1e-3, warm_up=2, save_every=2, log_every=1, check_every=4)
@@ -102,44 +101,36 @@ def test_a_resumed_denoiser_equals_an_uninterrupted_one(
     _assert_same_checkpoint(whole / "denoiser.safetensors", cut / "denoiser.safetensors")
 
 
-def test_a_resumed_finish_equals_an_uninterrupted_one(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("module", "draws", "train_stage"),
+    [(finish_stage, "draw", finish_stage.train_finish), (polish_stage, "draw_coarse", polish_stage.train_polish)],
+    ids=["finish", "polish"],
+)
+def test_a_resumed_later_stage_equals_an_uninterrupted_one(
+    shards: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    draws: str,
+    train_stage: Callable[..., None],
 ) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for stage in ("autoencoder", "features", "denoiser"):
+    name = train_stage.__name__.removeprefix("train_")
+    stages = ("autoencoder", "features", "denoiser", "finish", "polish")
+    for stage in stages[: stages.index(name)]:
         train(shards, whole, stage, steps=1, long_side=64)
     shutil.copytree(whole, cut)
     photos = load_photos(shards, whole, 64)
 
     def run(out: Path) -> None:
-        train_finish(load_features(out), photos, out, FIVE, seed=5, batch=4, rhythm=RHYTHM)
+        train_stage(load_features(out), photos, out, FIVE, seed=5, batch=4, rhythm=RHYTHM)
 
     run(whole)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(finish_stage, "draw", _interrupted(finish_stage.draw, after=5))
+        patch.setattr(module, draws, _interrupted(getattr(module, draws), after=5))
         run(cut)
     run(cut)
-    _assert_same_checkpoint(whole / "finish.safetensors", cut / "finish.safetensors")
-
-
-def test_a_resumed_polish_equals_an_uninterrupted_one(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    for stage in ("autoencoder", "features", "denoiser", "finish"):
-        train(shards, whole, stage, steps=1, long_side=64)
-    shutil.copytree(whole, cut)
-    photos = load_photos(shards, whole, 64)
-
-    def run(out: Path) -> None:
-        train_polish(load_features(out), photos, out, FIVE, seed=5, batch=4, rhythm=RHYTHM)
-
-    run(whole)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(polish_stage, "draw_coarse", _interrupted(polish_stage.draw_coarse, after=5))
-        run(cut)
-    run(cut)
-    _assert_same_checkpoint(whole / "polish.safetensors", cut / "polish.safetensors")
+    _assert_same_checkpoint(whole / f"{name}.safetensors", cut / f"{name}.safetensors")
 
 
 def test_a_spent_budget_trains_no_further(photos: Photos, tmp_path: Path) -> None:
