@@ -227,7 +227,7 @@ def test_views_are_mirrored_and_of_three_sizes_and_show_the_same(models: Embedde
         unlike = [float(models.likeness(z, other, view)) for view in range(6)]
         assert likeness[0] == pytest.approx(1, abs=1e-5)
         assert len({round(one, 4) for one in likeness}) == 6, "six different views"
-        assert all(one > 0.8 and one > another + 0.15 for one, another in zip(likeness, unlike, strict=True))
+        assert all(one > 0.8 and one > another + 0.3 for one, another in zip(likeness, unlike, strict=True))
         turned = models.networks.semantics(shown.flip(3)).embedding
         assert float(models.likeness(z, turned, 3)) == pytest.approx(1, abs=1e-5), (
             "the fourth is mirrored, of full size"
