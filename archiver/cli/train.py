@@ -10,6 +10,7 @@ import click
 from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.verb import VerbCommand
 from archiver.errors import ModelsNotInstalled
+from archiver.models.vault import PACKAGED
 
 
 @click.command(
@@ -17,6 +18,7 @@ from archiver.errors import ModelsNotInstalled
     example="""
     archiver train --data photos/ --out run/ --minutes 60
     archiver train --data photos/ --out run/ --stage denoiser --minutes 30
+    archiver train --data photos/ --out run/ --start embedded-1 --minutes 60 --device cuda
     """,
 )
 @click.option(
@@ -44,6 +46,19 @@ from archiver.errors import ModelsNotInstalled
 @click.option("--steps", type=click.IntRange(min=1), help="Training steps of a stage.")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same run.")
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: all).")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="Where to train; auto is the GPU if there is one.",
+)
+@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Samples a step (default: by stage and device).")
+@click.option(
+    "--start",
+    metavar="PROFILE",
+    help="Begin a new run from these weights: a profile of the package, or the folder of one.",
+)
 @pass_invocation
 def train(
     invocation: Invocation,
@@ -54,11 +69,14 @@ def train(
     steps: int | None,
     seed: int,
     threads: int | None,
+    device: str,
+    batch: int | None,
+    start: str | None,
 ) -> int:
     """Train a stage of the embedded profile.
 
-    Training can be stopped and resumed at any time. With --json the log lines go to stderr and one object at the end
-    to stdout.
+    Training can be stopped and resumed at any time, on the same kind of device or the other. With --json the log
+    lines go to stderr and one object at the end to stdout.
     """
     if minutes is None and steps is None and stage in ("all", "autoencoder", "denoiser", "finish", "polish"):
         raise click.UsageError("training has no natural end: give --minutes or --steps")
@@ -67,7 +85,24 @@ def train(
     except ModuleNotFoundError as error:
         raise ModelsNotInstalled(missing=error.name) from None
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run(data, out, stage=stage, minutes=minutes, steps=steps, seed=seed, threads=threads)
+    run(
+        data,
+        out,
+        stage=stage,
+        minutes=minutes,
+        steps=steps,
+        seed=seed,
+        threads=threads,
+        device=device,
+        batch=batch,
+        start=None if start is None else _profile(start),
+    )
     invocation.output.json({"type": "summary", "out": out, "stage": stage})
     invocation.output.text(f"Done: {out}")
     return 0
+
+
+def _profile(name: str) -> Path:
+    """The folder of a profile of the package by its name, or any."""
+    packaged = PACKAGED / name
+    return packaged if packaged.is_dir() else Path(name)

@@ -129,6 +129,27 @@ class TrainingStageMissing(ArchiverError):
     hint = "Run `archiver train --stage all`, or the missing stage first."
 
 
+class TrainingStale(ArchiverError):
+    """{path} was trained on what an earlier stage was before it was trained on"""
+
+    exit_code = 6
+    hint = "Remove it, and run its stage again."
+
+
+class TrainingBegun(ArchiverError):
+    """{path} holds a training that began otherwise"""
+
+    exit_code = 2
+    hint = "Give another --out, or leave --start away to go on with what is there."
+
+
+class GpuMissing(ArchiverError):
+    """torch sees no GPU here"""
+
+    exit_code = 6
+    hint = "Leave --device away to train on the CPU. A GPU needs its driver and a build of torch for it."
+
+
 class ProfileInUse(ArchiverError):
     """profile {profile} is needed by {records} live records and cannot be removed"""
 

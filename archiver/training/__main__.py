@@ -26,11 +26,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, help="torch threads (default: torch's own choice)")
     parser.add_argument("--long-side", type=int, default=256, help="working size in pixels")
+    parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
+    parser.add_argument("--batch", type=int, help="samples a step (default: by stage and device)")
+    parser.add_argument("--start", type=Path, help="folder of the profile from whose weights a new run begins")
     parser.add_argument("--weights", type=Path, help="where export writes the profile (default: OUT/profile)")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     arguments = parser.parse_args()
     unlimited = arguments.minutes is None and arguments.steps is None
-    if unlimited and arguments.stage in ("all", "autoencoder", "denoiser", "finish"):
+    if unlimited and arguments.stage in ("all", "autoencoder", "denoiser", "finish", "polish"):
         parser.error("training has no natural end: give --minutes or --steps")
     try:
         train(**vars(arguments))

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from archiver.models.embedded.autoencoder import Autoencoder
-from archiver.training.backbone import published_backbone
+from archiver.training.backbone import backbone_of
 from archiver.training.data import Photos
-from archiver.training.loop import PARTS, Budget, Rhythm, Trainer
-from archiver.training.sight import Sight, critics_for
+from archiver.training.loop import CPU, Budget, Rhythm, Trainer, autocast, placed
+from archiver.training.sight import Sight, new_critics
 
 LATENT_NOISE = 0.05  # of unit-variance latents: makes the decoder forgive the denoiser's small errors
 _ENLARGED_SHARE = 0.5  # of crops are looked at twice as large: what a picture of 512 pixels shows in as many cells
@@ -24,11 +24,14 @@ class Judged(Autoencoder):
 
     def __init__(self) -> None:
         super().__init__()
-        self.critics = critics_for(published_backbone())
+        self.critics = new_critics()
 
 
 def _weights(progress: float) -> dict[str, float]:
-    """Of the losses: colours and layout settle first, then texture is asked for, then that it looks real."""
+    """Of the losses: colours and layout settle first, then texture is asked for, then that it looks real.
+
+    At 1 for all of a training that begins from weights that have settled.
+    """
     texture, real = (min(1.0, max(0.0, (progress - begin) / 0.4)) for begin in (0.1, 0.4))
     return {
         "colour": 2.0,
@@ -46,28 +49,37 @@ def psnr(made: Tensor, wanted: Tensor) -> float:
 
 
 def train_autoencoder(
-    photos: Photos, out: Path, budget: Budget, seed: int, batch: int = 16, side: int = 128, rhythm: Rhythm = RHYTHM
+    photos: Photos,
+    out: Path,
+    budget: Budget,
+    seed: int,
+    batch: int = 16,
+    side: int = 128,
+    rhythm: Rhythm = RHYTHM,
+    device: torch.device = CPU,
+    settled: bool = False,
 ) -> None:
-    """Train, or go on training, `out/autoencoder.safetensors`."""
+    """Train, or go on training, `out/autoencoder.safetensors`, which is of `settled` weights or of random ones."""
     torch.manual_seed(seed)
-    network = Judged().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    sight = Sight(network.critics)
-    trainer = Trainer(network, out / "autoencoder.safetensors", rhythm, seed)
+    network = placed(Judged(), device)
+    sight = Sight(backbone_of(out / "semantics.safetensors"), network.critics)
+    trainer = Trainer(network, out / "autoencoder.safetensors", rhythm, seed, batch)
     offset = (photos.pixels.shape[1] - side) // 2
-    probe = photos.pictures(photos.validation[:64])[:, :, offset : offset + side, offset : offset + side]
+    probe = photos.pictures(photos.validation[:64], device)[:, :, offset : offset + side, offset : offset + side]
 
-    def loss(progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
-        wanted = photos.crops(rng, batch // PARTS, side)
+    def loss(count: int, progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
+        wanted = photos.crops(rng, count, side, device)
         enlarge = 2 if rng.random() < _ENLARGED_SHARE else 1
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(device):
             latent = network.encode(wanted).float()
-            latent = latent + LATENT_NOISE * torch.randn(latent.shape, generator=noise)
+            latent = latent + LATENT_NOISE * torch.randn(latent.shape, generator=noise, device=device)
             losses = sight.losses(network.decode(latent), wanted, enlarge)
-        weighted = (weight * losses[name] for name, weight in _weights(progress).items())
+        weights = _weights(1.0 if settled else progress)
+        weighted = (weight * losses[name] for name, weight in weights.items())
         return {"total": sum(weighted, start=torch.zeros(())), **losses}
 
     def check() -> dict[str, float]:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), autocast(device):
             latent = network.encode(probe)
             made = network.decode(latent)
             held_out = sight.losses(made, probe, 1)

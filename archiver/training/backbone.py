@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from archiver.errors import ModelsNotInstalled
@@ -16,6 +19,19 @@ def _fold(state: dict[str, Tensor], conv: str, norm: str) -> tuple[Tensor, Tenso
     scale = state[f"{norm}.weight"] / torch.sqrt(state[f"{norm}.running_var"] + _EPSILON)
     bias = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * scale
     return state[f"{conv}.weight"] * scale.view(-1, 1, 1, 1), bias
+
+
+def backbone_of(semantics: Path) -> EfficientNetLite0:
+    """The network of a semantic encoder's file, where there is one, else the published one, which is the same.
+
+    Raises ModelsNotInstalled.
+    """
+    if not semantics.exists():
+        return published_backbone()
+    network, prefix = EfficientNetLite0(), "backbone."
+    weights = load_file(semantics).items()
+    network.load_state_dict({name.removeprefix(prefix): w for name, w in weights if name.startswith(prefix)})
+    return network.eval().requires_grad_(False)
 
 
 def published_backbone() -> EfficientNetLite0:

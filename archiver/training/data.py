@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import tarfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +19,10 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from archiver.errors import TrainingDataMissing
+from archiver.training.loop import CPU
 
 _HELD_OUT_ONE_IN = 50
+_AT_ONCE = 256  # photographs that are decoded side by side
 
 
 def held_out(name: str) -> bool:
@@ -43,11 +48,11 @@ class Photos:
     train: NDArray[np.int64]
     validation: NDArray[np.int64]
 
-    def pictures(self, rows: NDArray[np.int64]) -> Tensor:
+    def pictures(self, rows: NDArray[np.int64], device: torch.device = CPU) -> Tensor:
         """Whole photographs (B, 3, S, S) in [-1, 1]."""
-        return to_tensor(self.pixels[rows])
+        return to_tensor(self.pixels[rows], device)
 
-    def crops(self, rng: np.random.Generator, batch: int, side: int) -> Tensor:
+    def crops(self, rng: np.random.Generator, batch: int, side: int, device: torch.device = CPU) -> Tensor:
         """Random training crops (B, 3, side, side) in [-1, 1], half of them mirrored."""
         out = np.empty((batch, side, side, 3), np.uint8)
         room = self.pixels.shape[1] - side + 1
@@ -55,12 +60,12 @@ class Photos:
             y, x = rng.integers(0, room, 2)
             crop = self.pixels[row, y : y + side, x : x + side]
             out[slot] = crop[:, ::-1] if rng.random() < 0.5 else crop
-        return to_tensor(out)
+        return to_tensor(out, device)
 
 
-def to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+def to_tensor(pixels: NDArray[np.uint8], device: torch.device = CPU) -> Tensor:
     """Bytes (B, H, W, 3) to (B, 3, H, W) in [-1, 1], channels last in memory."""
-    return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def to_pixels(pictures: Tensor) -> NDArray[np.uint8]:
@@ -87,10 +92,14 @@ def load_photos(data: Path, cache: Path, side: int) -> Photos:
         cache.mkdir(parents=True, exist_ok=True)
         count = sum(1 for _ in shard_members(shards))
         pixels = np.lib.format.open_memmap(pixel_file, "w+", np.uint8, (count, side, side, 3))
-        names = []
-        for row, (name, content) in enumerate(shard_members(shards)):
-            pixels[row] = _decode(content, side)
-            names.append(name)
+        names: list[str] = []
+        members = shard_members(shards)
+        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as lanes:
+            while some := list(islice(members, _AT_ONCE)):
+                pictures = lanes.map(lambda member: _decode(member[1], side), some)
+                for (name, _), picture in zip(some, pictures, strict=True):
+                    pixels[len(names)] = picture
+                    names.append(name)
         pixels.flush()
         partial = name_file.with_suffix(".partial")
         partial.write_text("\n".join(names), encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from archiver.models.embedded.denoiser import TIMESTEPS, Conditions, Denoiser, Keep, cosine_alphas_cumprod
 from archiver.training.data import Photos
 from archiver.training.features import Features
-from archiver.training.loop import PARTS, Budget, Rhythm, Trainer
+from archiver.training.loop import CPU, Budget, Rhythm, Trainer, autocast, placed
 
 _KEEP_EACH = 0.7
 _DROP_ALL = 0.08  # besides what independent dropping gives: the unconditional side of guidance
@@ -50,25 +51,26 @@ def draw(
     whole: bool = False,
 ) -> Batch:
     """Photographs `rows` as a training batch: mirrored, cropped (unless `whole`), perturbed and stripped of
-    conditions at random.
+    conditions at random. It is where `noise` is.
     """
-    count = len(rows)
+    count, device = len(rows), noise.device
     mirrored = rng.random(count) < 0.5
     side = features.latents.shape[-1]
     top, left, height, width = (0, 0, side, side) if whole else _grid(rng, side)
     y, x = slice(top, top + height), slice(left, left + width)
     yy, xx = slice(2 * top, 2 * (top + height)), slice(2 * left, 2 * (left + width))
-    latents = torch.from_numpy(features.latents[rows, mirrored.astype(np.int64)]).float()
-    flip = torch.from_numpy(mirrored)
-    labels = torch.from_numpy(features.labels[rows]).long()
+    latents = torch.from_numpy(features.latents[rows, mirrored.astype(np.int64)]).to(device).float()
+    flip = torch.from_numpy(mirrored).to(device)
+    labels = torch.from_numpy(features.labels[rows]).to(device).long()
     labels = torch.where(flip.view(-1, 1, 1), labels.flip(2), labels)
-    colours = torch.from_numpy(features.colours[rows]).float()
+    colours = torch.from_numpy(features.colours[rows]).to(device).float()
     colours = torch.where(flip.view(-1, 1, 1, 1), colours.flip(3), colours)
-    embedding = torch.from_numpy(features.embeddings[rows])
-    strength = _EMBEDDING_NOISE * torch.rand(count, 1, generator=noise)
-    embedding = embedding + strength * torch.randn(embedding.shape, generator=noise)
-    colours = colours + _COLOUR_NOISE * (2 * torch.rand(colours.shape, generator=noise) - 1)
-    kept = (torch.rand(3, count, generator=noise) < _KEEP_EACH) & (torch.rand(count, generator=noise) >= _DROP_ALL)
+    embedding = torch.from_numpy(features.embeddings[rows]).to(device)
+    chance = partial(torch.rand, generator=noise, device=device)
+    strength = _EMBEDDING_NOISE * chance(count, 1)
+    embedding = embedding + strength * torch.randn(embedding.shape, generator=noise, device=device)
+    colours = colours + _COLOUR_NOISE * (2 * chance(colours.shape) - 1)
+    kept = (chance(3, count) < _KEEP_EACH) & (chance(count) >= _DROP_ALL)
     conditions = Conditions(embedding, labels[:, yy, xx], colours[:, :, y, x])
     return Batch(latents[:, :, y, x].contiguous(), conditions, Keep(kept[0], kept[1], kept[2]), mirrored)
 
@@ -80,33 +82,40 @@ def estimate(
     squared error of its v (Salimans & Ho, arXiv 2202.00512).
     """
     level = alphas[t].view(-1, 1, 1, 1)
-    epsilon = torch.randn(batch.latents.shape, generator=noise)
+    epsilon = torch.randn(batch.latents.shape, generator=noise, device=noise.device)
     noisy = level.sqrt() * batch.latents + (1 - level).sqrt() * epsilon
     wanted = level.sqrt() * epsilon - (1 - level).sqrt() * batch.latents
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast(noise.device):
         made = network(noisy.contiguous(memory_format=torch.channels_last), t, batch.conditions, batch.keep)
     v = made.float()
     return level.sqrt() * noisy - (1 - level).sqrt() * v, (v - wanted).square().mean()
 
 
 def train_denoiser(
-    features: Features, photos: Photos, out: Path, budget: Budget, seed: int, batch: int = 32, rhythm: Rhythm = RHYTHM
+    features: Features,
+    photos: Photos,
+    out: Path,
+    budget: Budget,
+    seed: int,
+    batch: int = 32,
+    rhythm: Rhythm = RHYTHM,
+    device: torch.device = CPU,
 ) -> None:
     """Train, or go on training, `out/denoiser.safetensors`."""
     torch.manual_seed(seed)
-    network = Denoiser().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    trainer = Trainer(network, out / "denoiser.safetensors", rhythm, seed)
-    alphas = cosine_alphas_cumprod()
+    network = placed(Denoiser(), device)
+    trainer = Trainer(network, out / "denoiser.safetensors", rhythm, seed, batch)
+    alphas = cosine_alphas_cumprod().to(device)
 
-    def loss(_progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
-        drawn = draw(features, rng.choice(photos.train, batch // PARTS), rng, noise)
-        t = torch.randint(TIMESTEPS, (batch // PARTS,), generator=noise)
+    def loss(count: int, _progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
+        drawn = draw(features, rng.choice(photos.train, count), rng, noise)
+        t = torch.randint(TIMESTEPS, (count,), generator=noise, device=device)
         return {"total": estimate(network, drawn, alphas, t, noise)[1]}
 
     def check() -> dict[str, float]:
         """The same held-out photographs, noise and timesteps every time."""
-        rng, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
-        t = torch.linspace(0, TIMESTEPS - 1, len(photos.validation)).long()
+        rng, noise = np.random.default_rng(seed), torch.Generator(device).manual_seed(seed)
+        t = torch.linspace(0, TIMESTEPS - 1, len(photos.validation), device=device).long()
         with torch.no_grad():
             drawn = draw(features, photos.validation, rng, noise)
             return {"held_out": float(estimate(network, drawn, alphas, t, noise)[1])}

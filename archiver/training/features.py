@@ -19,10 +19,10 @@ from archiver.models.embedded.denoiser import EMBEDDING_DIM, WORDS
 from archiver.models.embedded.semantics import SemanticEncoder, colour_map
 from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos
-from archiver.training.loop import averaged_weights, position, workers, write_safetensors
+from archiver.training.loop import CPU, autocast, averaged_weights, placed, position, workers, write_safetensors
 
 log = logging.getLogger(__name__)
-_BATCH = 8
+_BATCH, _GPU_BATCH = 8, 64
 _VOCABULARY_PHOTOS = 512
 _VOCABULARY_CELLS = 40_000
 _KMEANS_ROUNDS = 25
@@ -64,17 +64,18 @@ def whitening(pooled: Tensor) -> Tensor:
     return rows.float()
 
 
-def _batches(rows: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
-    return (rows[start : start + _BATCH] for start in range(0, len(rows), _BATCH))
+def _batches(rows: NDArray[np.int64], device: torch.device) -> Iterator[NDArray[np.int64]]:
+    size = _BATCH if device == CPU else _GPU_BATCH
+    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _for_all(photos: Photos, work: Callable[[NDArray[np.int64]], None]) -> None:
+def _for_all(photos: Photos, device: torch.device, work: Callable[[NDArray[np.int64]], None]) -> None:
     """Do `work` on batches of rows of all photographs, in threads; it writes its results by row."""
-    count = len(photos.pixels)
+    batches = list(_batches(np.arange(len(photos.pixels)), device))
     with workers() as pool:
-        for batch, _ in enumerate(pool.map(work, _batches(np.arange(count)))):
-            if batch % 100 == 0:
-                log.info("features: %d of %d", batch * _BATCH, count)
+        for number, _ in enumerate(pool.map(work, batches)):
+            if number % 100 == 0:
+                log.info("features: %d of %d", batches[number][0], len(photos.pixels))
 
 
 def _save_array(path: Path, array: NDArray[np.generic]) -> None:
@@ -88,73 +89,89 @@ def _learn_words(encoder: SemanticEncoder, photos: Photos, seed: int) -> None:
     """Fit the encoder's visual words to a sample of the training photographs."""
     rng = np.random.default_rng(seed)
     chosen = rng.permutation(photos.train)[:_VOCABULARY_PHOTOS]
+    device = encoder.map_mean.device
 
     def in_batch(rows: NDArray[np.int64]) -> Tensor:
-        return _features(encoder, photos.pictures(rows)).flatten(2).mT.flatten(0, 1)
+        return _features(encoder, photos.pictures(rows, device)).flatten(2).mT.flatten(0, 1).cpu()
 
     with workers() as pool:
-        cells = torch.cat(list(pool.map(in_batch, _batches(chosen))))
-    encoder.map_mean.copy_(cells.mean(0))
+        cells = torch.cat(list(pool.map(in_batch, _batches(chosen, device))))
+    centre = cells.mean(0)
     sample = cells[torch.from_numpy(rng.permutation(len(cells))[:_VOCABULARY_CELLS])]
-    encoder.word_vectors.copy_(visual_words(F.normalize(sample - encoder.map_mean, dim=1), seed))
+    encoder.map_mean.copy_(centre)
+    encoder.word_vectors.copy_(visual_words(F.normalize(sample - centre, dim=1), seed))
 
 
 def _features(encoder: SemanticEncoder, pictures: Tensor) -> Tensor:
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+    with torch.no_grad(), autocast(pictures.device):
         return encoder.features(pictures).float()
 
 
-def learn_semantics(photos: Photos, out: Path, seed: int) -> None:
-    """Fit words and whitening; write `semantics.safetensors`, `labels.npy` and `embeddings.npy` unless they exist."""
+def learn_semantics(photos: Photos, out: Path, seed: int, device: torch.device = CPU) -> None:
+    """Fit words and whitening; write `semantics.safetensors`, `labels.npy` and `embeddings.npy` unless they exist.
+
+    Words and whitening that are there already stay as they are.
+    """
     if (out / "embeddings.npy").exists():  # written last
         return
-    encoder = SemanticEncoder().eval().requires_grad_(False)
-    encoder.backbone.load_state_dict(published_backbone().state_dict())
-    encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    _learn_words(encoder, photos, seed)
+    learnt = (out / "semantics.safetensors").exists()
+    encoder = placed(trained_semantics(out) if learnt else _new_encoder(), device)
+    if not learnt:
+        _learn_words(encoder, photos, seed)
     grid = 2 * photos.pixels.shape[1] // DOWNSCALE
     labels = np.empty((len(photos.pixels), grid, grid), np.uint8)
     pooled = torch.empty(len(photos.pixels), encoder.map_mean.numel())
 
     def describe(rows: NDArray[np.int64]) -> None:
-        features = _features(encoder, photos.pictures(rows))
-        labels[rows] = encoder.labels(features).numpy()
-        pooled[rows] = features.mean((2, 3))
+        features = _features(encoder, photos.pictures(rows, device))
+        labels[rows] = encoder.labels(features).cpu().numpy()
+        pooled[rows] = features.mean((2, 3)).cpu()
 
-    _for_all(photos, describe)
-    encoder.pooled_mean.copy_(pooled[photos.train].mean(0))
-    encoder.whitening.copy_(whitening(pooled[photos.train] - encoder.pooled_mean))
+    _for_all(photos, device, describe)
+    encoder = encoder.to(CPU)
+    if not learnt:
+        encoder.pooled_mean.copy_(pooled[photos.train].mean(0))
+        encoder.whitening.copy_(whitening(pooled[photos.train] - encoder.pooled_mean))
+        write_safetensors(out / "semantics.safetensors", encoder.state_dict())
     embeddings = (pooled - encoder.pooled_mean) @ encoder.whitening.T
-    write_safetensors(out / "semantics.safetensors", encoder.state_dict())
     _save_array(out / "labels.npy", labels)
     _save_array(out / "embeddings.npy", embeddings.numpy())
 
 
-def cache_latents(photos: Photos, out: Path) -> None:
+def _new_encoder() -> SemanticEncoder:
+    encoder = SemanticEncoder()
+    encoder.backbone.load_state_dict(published_backbone().state_dict())
+    return encoder.eval().requires_grad_(False)
+
+
+def cache_latents(photos: Photos, out: Path, device: torch.device = CPU) -> None:
     """Encode every photograph and its mirror image; write `latents.npy`, `colours.npy`, `latent_scale.safetensors`.
 
-    Done again only when the autoencoder has been trained further since.
+    Done again only when the autoencoder has been trained further since. The scale of the very same autoencoder stays.
     """
     made_by, scale_file = position(out / "autoencoder.safetensors"), out / "latent_scale.safetensors"
-    if scale_file.exists() and position(scale_file) == made_by:  # written last
+    scaled = scale_file.exists() and position(scale_file) == made_by
+    if scaled and (out / "latents.npy").exists():
         return
     network = Autoencoder()
     network.load_state_dict(_averaged_autoencoder(out), strict=False)
-    network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = placed(network.eval().requires_grad_(False), device)
     count, grid = len(photos.pixels), photos.pixels.shape[1] // DOWNSCALE
     latents = torch.empty(count, 2, LATENT_CHANNELS, grid, grid)
     colours = torch.empty(count, 3, grid, grid, dtype=torch.float16)
 
     def encode(rows: NDArray[np.int64]) -> None:
-        pictures = photos.pictures(rows)
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        pictures = photos.pictures(rows, device)
+        with torch.no_grad(), autocast(device):
             pair = [network.encode(view).float() for view in (pictures, pictures.flip(3))]
-        latents[rows] = torch.stack(pair, 1)
-        colours[rows] = colour_map(pictures).half()
+        latents[rows] = torch.stack(pair, 1).cpu()
+        colours[rows] = colour_map(pictures).half().cpu()
 
-    _for_all(photos, encode)
+    _for_all(photos, device, encode)
     seen = latents[photos.train, 0]
     mean, std = seen.mean((0, 2, 3)).view(1, -1, 1, 1), seen.std((0, 2, 3)).view(1, -1, 1, 1)
+    if scaled:
+        mean, std = (load_file(scale_file)[name] for name in ("latent_mean", "latent_std"))
     _save_array(out / "colours.npy", colours.numpy())
     _save_array(out / "latents.npy", ((latents - mean) / std).half().numpy())
     write_safetensors(scale_file, {"latent_mean": mean, "latent_std": std}, {"position": made_by})

@@ -17,14 +17,23 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from archiver.models.embedded.autoencoder import DOWNSCALE, Autoencoder
-from archiver.models.embedded.backbone import EfficientNetLite0
 from archiver.models.embedded.denoiser import TIMESTEPS, Conditions, Denoiser, cosine_alphas_cumprod
-from archiver.training.backbone import published_backbone
+from archiver.training.backbone import backbone_of
 from archiver.training.data import Photos, to_tensor
 from archiver.training.denoiser import Batch, draw, estimate
 from archiver.training.features import Features, trained_autoencoder
-from archiver.training.loop import PARTS, Budget, Rhythm, Trainer, averaged_weights
-from archiver.training.sight import Sight, critics_for
+from archiver.training.loop import (
+    CPU,
+    Budget,
+    Rhythm,
+    Trainer,
+    autocast,
+    averaged_weights,
+    placed,
+    position,
+    require_made_of,
+)
+from archiver.training.sight import Sight, new_critics
 
 _ENLARGE = 2  # what is decoded is small, and looked at as what it is a part of would be
 _WINDOW = 8  # latent cells along the side of the part that is decoded: as much as the autoencoder was trained on
@@ -39,10 +48,10 @@ RHYTHM = Rhythm(rate=2.5e-4, warm_up=50, ema=0.995, log_every=20, save_every=60,
 class Finished(nn.Module):
     """What is trained: the denoiser, the autoencoder's decoder, and the critics that go with them."""
 
-    def __init__(self, denoiser: Denoiser, decoder: nn.Module, backbone: EfficientNetLite0) -> None:
+    def __init__(self, denoiser: Denoiser, decoder: nn.Module) -> None:
         super().__init__()
         self.denoiser, self.decoder = denoiser, decoder
-        self.critics = critics_for(backbone)
+        self.critics = new_critics()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +65,15 @@ class Window:
     def latents(self, z: Tensor) -> Tensor:
         return z[:, :, self.top : self.top + self.cells, self.left : self.left + self.cells]
 
-    def pixels(self, photos: Photos, rows: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> Tensor:
+    def pixels(
+        self, photos: Photos, rows: NDArray[np.int64], mirrored: NDArray[np.bool_], device: torch.device
+    ) -> Tensor:
         top, left, side = (DOWNSCALE * at for at in (self.top, self.left, self.cells))
         pictures = [
             (photos.pixels[row][:, ::-1] if flip else photos.pixels[row])[top : top + side, left : left + side]
             for row, flip in zip(rows, mirrored, strict=True)
         ]
-        return to_tensor(np.stack(pictures))
+        return to_tensor(np.stack(pictures), device)
 
 
 def with_coarse_labels(conditions: Conditions) -> Conditions:
@@ -98,19 +109,21 @@ def draw_window(side: int, rng: np.random.Generator, most: int = _WINDOW) -> Win
 
 def draw_times(count: int, noise: torch.Generator) -> Tensor:
     """Timesteps (count,) 0..999, more of them from the noisy half."""
-    anywhere = torch.randint(TIMESTEPS, (count,), generator=noise)
-    noisy = torch.randint(TIMESTEPS // 2, TIMESTEPS, (count,), generator=noise)
-    return torch.where(torch.rand(count, generator=noise) < _NOISY_SHARE, noisy, anywhere)
+    anywhere = torch.randint(TIMESTEPS, (count,), generator=noise, device=noise.device)
+    noisy = torch.randint(TIMESTEPS // 2, TIMESTEPS, (count,), generator=noise, device=noise.device)
+    chance = torch.rand(count, generator=noise, device=noise.device)
+    return torch.where(chance < _NOISY_SHARE, noisy, anywhere)
 
 
 class _Lesson:
     """The losses of one part of a batch."""
 
-    def __init__(self, network: Finished, autoencoder: Autoencoder, features: Features, photos: Photos) -> None:
-        self.network, self.features, self.photos = network, features, photos
-        self.sight = Sight(network.critics)
-        self.alphas = cosine_alphas_cumprod()
+    def __init__(
+        self, network: Finished, autoencoder: Autoencoder, sight: Sight, features: Features, photos: Photos
+    ) -> None:
+        self.network, self.sight, self.features, self.photos = network, sight, features, photos
         self.mean, self.std = autoencoder.latent_mean, autoencoder.latent_std
+        self.alphas = cosine_alphas_cumprod().to(self.mean.device)
 
     def losses(
         self, rows: NDArray[np.int64], t: Tensor, rng: np.random.Generator, noise: torch.Generator
@@ -118,8 +131,8 @@ class _Lesson:
         """Named losses; `total` is their weighted sum with the critics' own."""
         batch = draw_coarse(self.features, rows, rng, noise)
         window = draw_window(batch.latents.shape[-1], rng)
-        wanted = window.pixels(self.photos, rows, batch.mirrored)
-        with torch.autocast("cpu", torch.bfloat16):
+        wanted = window.pixels(self.photos, rows, batch.mirrored, noise.device)
+        with autocast(noise.device):
             x0, v_error = estimate(self.network.denoiser, batch, self.alphas, t, noise)
             clean = window.latents(batch.latents)
             guessed = window.latents(x0)
@@ -135,28 +148,38 @@ class _Lesson:
 
 
 def train_finish(
-    features: Features, photos: Photos, out: Path, budget: Budget, seed: int, batch: int = 16, rhythm: Rhythm = RHYTHM
+    features: Features,
+    photos: Photos,
+    out: Path,
+    budget: Budget,
+    seed: int,
+    batch: int = 16,
+    rhythm: Rhythm = RHYTHM,
+    device: torch.device = CPU,
 ) -> None:
-    """Train, or go on training, `out/finish.safetensors` from the denoiser and the autoencoder in `out`."""
+    """Train, or go on training, `out/finish.safetensors` from the denoiser and the autoencoder in `out`.
+
+    Raises TrainingStale.
+    """
     torch.manual_seed(seed)
-    autoencoder = trained_autoencoder(out)
+    autoencoder = placed(trained_autoencoder(out), device)
     denoiser = Denoiser()
     denoiser.load_state_dict(averaged_weights(out / "denoiser.safetensors"))
-    decoder = autoencoder.decoder.requires_grad_(True)
-    network = Finished(denoiser, decoder, published_backbone()).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = placed(Finished(denoiser, autoencoder.decoder.requires_grad_(True)), device)
     network.critics.load_state_dict(averaged_weights(out / "autoencoder.safetensors", "critics"))
-    trainer = Trainer(network, out / "finish.safetensors", rhythm, seed)
-    lesson = _Lesson(network, autoencoder, features, photos)
+    trainer = Trainer(network, out / "finish.safetensors", rhythm, seed, batch, _made_of(out))
+    sight = Sight(backbone_of(out / "semantics.safetensors"), network.critics)
+    lesson = _Lesson(network, autoencoder, sight, features, photos)
 
-    def loss(_progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
-        rows = rng.choice(photos.train, batch // PARTS)
+    def loss(count: int, _progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
+        rows = rng.choice(photos.train, count)
         return lesson.losses(rows, draw_times(len(rows), noise), rng, noise)
 
     def check() -> dict[str, float]:
         """The same held-out photographs, noise and timesteps every time."""
-        rng, noise = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+        rng, noise = np.random.default_rng(seed), torch.Generator(device).manual_seed(seed)
         rows = photos.validation[:32]
-        t = torch.linspace(TIMESTEPS // 2, TIMESTEPS - 1, len(rows)).long()
+        t = torch.linspace(TIMESTEPS // 2, TIMESTEPS - 1, len(rows), device=device).long()
         with torch.no_grad():
             held_out = lesson.losses(rows, t, rng, noise)
         return {f"held_out_{name}": float(held_out[name]) for name in ("v", "perceptual", "meaning", "colour")}
@@ -164,7 +187,12 @@ def train_finish(
     trainer.run(budget, loss, check)
 
 
+def _made_of(out: Path) -> str:
+    return " ".join(position(out / f"{stage}.safetensors") for stage in ("autoencoder", "denoiser"))
+
+
 def finished_weights(out: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The averaged weights of the denoiser, and those of the picture decoder."""
+    """The averaged weights of the denoiser, and those of the picture decoder. Raises TrainingStale."""
     path = out / "finish.safetensors"
+    require_made_of(path, _made_of(out))
     return averaged_weights(path, "denoiser"), averaged_weights(path, "decoder")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +19,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from archiver.errors import TrainingStale
+
 log = logging.getLogger(__name__)
 _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+_Network = TypeVar("_Network", bound=nn.Module)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +54,14 @@ class Rhythm:
     check_every: int = 1000
 
 
-StepLoss = Callable[[float, np.random.Generator, torch.Generator], dict[str, Tensor]]
-"""(progress 0..1, numpy generator, torch generator) -> named losses of one part of a batch; `total` is minimised."""
+StepLoss = Callable[[int, float, np.random.Generator, torch.Generator], dict[str, Tensor]]
+"""(samples, progress 0..1, numpy generator, torch generator) -> named losses of one part of a batch; `total` is
+minimised. The torch generator is on the device where the network is, and what is computed is to be there, too.
+"""
 
-PARTS = 2
-"""Parts of a batch, each computed by a thread of its own that does not share its operations.
+CPU = torch.device("cpu")
+_PARTS = 2
+"""Parts of a batch on a CPU, each computed by a thread of its own that does not share its operations.
 
 On shared cores this is several times faster than letting two threads share every operation, since they need not wait
 for one another until the end of the step; and the result does not depend on the number of cores.
@@ -63,7 +70,17 @@ for one another until the end of the step; and the result does not depend on the
 
 def workers() -> ThreadPoolExecutor:
     """Threads for the parts of a batch."""
-    return ThreadPoolExecutor(PARTS, "part", lambda: torch.set_num_threads(1))
+    return ThreadPoolExecutor(_PARTS, "part", lambda: torch.set_num_threads(1))
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """Matrix products in bfloat16."""
+    return torch.autocast(device.type, torch.bfloat16)
+
+
+def placed(network: _Network, device: torch.device) -> _Network:
+    """The network on its device, channels last, which both CPUs and GPUs compute faster."""
+    return network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
 class Trainer:
@@ -73,8 +90,17 @@ class Trainer:
     reaches the same weights as one that was not, as long as its budget counts steps.
     """
 
-    def __init__(self, network: nn.Module, path: Path, rhythm: Rhythm, seed: int) -> None:
-        self.network, self.path, self.rhythm, self.seed = network, path, rhythm, seed
+    def __init__(
+        self, network: nn.Module, path: Path, rhythm: Rhythm, seed: int, batch: int, made_of: str = ""
+    ) -> None:
+        """`made_of`: the positions of the earlier stages that the network comes from, where it is of no use to others.
+
+        Raises TrainingStale: the checkpoint at `path` is of others.
+        """
+        self.network, self.path, self.rhythm, self.seed, self.made_of = network, path, rhythm, seed, made_of
+        self.device = next(network.parameters()).device
+        self.parts = _PARTS if self.device == CPU else 1
+        self.samples = max(1, batch // self.parts)  # of a part
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=rhythm.rate, betas=(0.9, 0.99), weight_decay=rhythm.weight_decay
@@ -82,6 +108,7 @@ class Trainer:
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.step, self.seconds = 0, 0.0
         if path.exists():
+            require_made_of(path, made_of)
             self._restore()
 
     def save(self) -> None:
@@ -92,8 +119,8 @@ class Trainer:
             for moment in _MOMENTS:
                 if parameter in self.optimizer.state:
                     tensors[f"{moment}.{name}"] = self.optimizer.state[parameter][moment]
-        at = json.dumps({"step": self.step, "seconds": self.seconds, "seed": self.seed})
-        write_safetensors(self.path, tensors, {"position": at})
+        at = position_at(self.step, self.seconds, self.seed)
+        write_safetensors(self.path, tensors, {"position": at, "made_of": self.made_of})
 
     def _restore(self) -> None:
         at = json.loads(position(self.path))
@@ -117,19 +144,23 @@ class Trainer:
         left = min(1.0, (1 - progress) / self.rhythm.cool_down)
         return self.rhythm.rate * warm * (0.02 + 0.98 * 0.5 * (1 - math.cos(math.pi * left)))
 
-    def _part(self, loss: StepLoss, progress: float, part: int) -> tuple[dict[str, float], list[Tensor]]:
+    def _part(self, loss: StepLoss, progress: float, part: int) -> tuple[dict[str, Tensor], list[Tensor]]:
         """Losses and gradients of one part of the batch."""
         seed = int(np.random.SeedSequence([self.seed, self.step, part]).generate_state(1)[0])
-        losses = loss(progress, np.random.default_rng(seed), torch.Generator().manual_seed(seed))
+        noise = torch.Generator(self.device).manual_seed(seed)
+        losses = loss(self.samples, progress, np.random.default_rng(seed), noise)
         gradients = torch.autograd.grad(losses["total"], list(self.parameters.values()))
-        return {name: float(value.detach()) for name, value in losses.items()}, list(gradients)
+        return {name: value.detach() for name, value in losses.items()}, list(gradients)
 
-    def _advance(self, loss: StepLoss, progress: float, pool: ThreadPoolExecutor) -> dict[str, float]:
-        """One optimiser step on the mean gradient of all parts; returns their mean losses."""
-        results = list(pool.map(lambda part: self._part(loss, progress, part), range(PARTS)))
+    def _advance(self, loss: StepLoss, progress: float, pool: ThreadPoolExecutor) -> dict[str, Tensor]:
+        """One optimiser step on the mean gradient of all parts; returns their mean losses.
+
+        These stay on the device: to look at them at every step would have a GPU wait for the CPU.
+        """
+        results = list(pool.map(lambda part: self._part(loss, progress, part), range(self.parts)))
         for index, parameter in enumerate(self.parameters.values()):
-            parameter.grad = sum((gradients[index] for _, gradients in results), start=torch.zeros(())) / PARTS
-        losses = {name: sum(part[name] for part, _ in results) / PARTS for name in results[0][0]}
+            parameter.grad = _mean([gradients[index] for _, gradients in results])
+        losses = {name: _mean([part[name] for part, _ in results]) for name in results[0][0]}
         norm = nn.utils.clip_grad_norm_(self.parameters.values(), self.rhythm.clip)
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate(progress)
@@ -139,7 +170,7 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 self.ema[name].lerp_(parameter, 1 - decay)
-        return losses | {"gradient": float(norm)}
+        return losses | {"gradient": norm}
 
     def run(self, budget: Budget, loss: StepLoss, check: Callable[[], dict[str, float]] | None = None) -> None:
         """Train until the budget is spent, logging to `<checkpoint>.jsonl`; `check` is run on the averaged weights."""
@@ -152,13 +183,15 @@ class Trainer:
         journal = self.path.with_suffix(".jsonl")
         while (progress := budget.progress(self.step, self.seconds)) < 1:
             begun = time.monotonic()
-            row = self._advance(loss, progress, pool)
+            losses = self._advance(loss, progress, pool)
             self.seconds += time.monotonic() - begun
             done = budget.progress(self.step, self.seconds) >= 1
+            checked: dict[str, float] = {}
             if check is not None and (done or self.step % self.rhythm.check_every == 0):
                 with Averaged(self):
-                    row |= check()
+                    checked = check()
             if done or self.step % self.rhythm.log_every == 0 or self.step % self.rhythm.check_every == 0:
+                row = {name: float(value) for name, value in losses.items()} | checked
                 entry = {"step": self.step, "minutes": round(self.seconds / 60, 2)}
                 entry |= {name: round(value, 5) for name, value in row.items()}
                 log.info("%s", entry)
@@ -166,6 +199,10 @@ class Trainer:
                     file.write(json.dumps(entry) + "\n")
             if done or self.step % self.rhythm.save_every == 0:
                 self.save()
+
+
+def _mean(parts: list[Tensor]) -> Tensor:
+    return sum(parts[1:], start=parts[0]) / len(parts)
 
 
 class Averaged:
@@ -205,10 +242,22 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
         os.close(folder)
 
 
+def position_at(step: int, seconds: float, seed: int) -> str:
+    """Where in training a checkpoint is written, as it is kept in it: JSON."""
+    return json.dumps({"step": step, "seconds": seconds, "seed": seed})
+
+
 def position(path: Path) -> str:
-    """Where in training the checkpoint at `path` was written: step, seconds and seed, as JSON."""
+    """Where in training the checkpoint at `path` was written."""
     with safe_open(path, framework="pt") as file:
         return str(file.metadata()["position"])
+
+
+def require_made_of(path: Path, made_of: str) -> None:
+    """Raise TrainingStale unless the checkpoint at `path` comes from these positions of earlier stages."""
+    with safe_open(path, framework="pt") as file:
+        if file.metadata().get("made_of", "") != made_of:
+            raise TrainingStale(path=path)
 
 
 def averaged_weights(path: Path, part: str = "") -> dict[str, Tensor]:

@@ -17,13 +17,23 @@ from torch import Tensor, nn
 from archiver.models.embedded.autoencoder import DOWNSCALE, Autoencoder
 from archiver.models.embedded.denoiser import Denoiser, cosine_alphas_cumprod
 from archiver.training.autoencoder import LATENT_NOISE, psnr
-from archiver.training.backbone import published_backbone
+from archiver.training.backbone import backbone_of
 from archiver.training.data import Photos
 from archiver.training.denoiser import estimate
 from archiver.training.features import Features, trained_autoencoder
 from archiver.training.finish import draw_coarse, draw_times, draw_window, finished_weights
-from archiver.training.loop import PARTS, Budget, Rhythm, Trainer, averaged_weights
-from archiver.training.sight import Sight, critics_for
+from archiver.training.loop import (
+    CPU,
+    Budget,
+    Rhythm,
+    Trainer,
+    autocast,
+    averaged_weights,
+    placed,
+    position,
+    require_made_of,
+)
+from archiver.training.sight import Sight, new_critics
 
 _CELLS = 12  # along the side of what is looked at: more than in the other stages, for borders are not what counts
 _VIEWS = (1.0, 1.0, 1.25, 1.5)  # how much larger pictures are looked at: other networks see what shows in all
@@ -46,28 +56,28 @@ class Polished(nn.Module):
     def __init__(self, autoencoder: Autoencoder) -> None:
         super().__init__()
         self.autoencoder = autoencoder
-        self.critics = critics_for(published_backbone())
+        self.critics = new_critics()
 
 
 class _Lesson:
     """The losses of one part of a batch."""
 
-    def __init__(self, network: Polished, denoiser: Denoiser, features: Features, photos: Photos) -> None:
-        self.network, self.denoiser, self.features, self.photos = network, denoiser, features, photos
-        self.sight = Sight(network.critics)
-        self.alphas = cosine_alphas_cumprod()
+    def __init__(self, network: Polished, denoiser: Denoiser, sight: Sight, features: Features, photos: Photos) -> None:
+        self.network, self.denoiser, self.sight = network, denoiser, sight
+        self.features, self.photos = features, photos
+        self.alphas = cosine_alphas_cumprod().to(network.autoencoder.latent_mean.device)
         self.before = copy.deepcopy(network.autoencoder).requires_grad_(False)
 
     def losses(self, count: int, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
         """Named losses of `count` windows; `total` is their weighted sum."""
         estimated = self._estimated(max(1, round(_HELD_SHARE * count)), rng, noise)
-        wanted = self.photos.crops(rng, count - len(estimated), DOWNSCALE * estimated.shape[-1])
+        wanted = self.photos.crops(rng, count - len(estimated), DOWNSCALE * estimated.shape[-1], noise.device)
         network = self.network.autoencoder
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast(noise.device):
             with torch.no_grad():
                 latents_before, held = self.before.encode(wanted).float(), self.before.decode(estimated).float()
             latents = network.encode(wanted).float()
-            told = latents + LATENT_NOISE * torch.randn(latents.shape, generator=noise)
+            told = latents + LATENT_NOISE * torch.randn(latents.shape, generator=noise, device=noise.device)
             made = network.decode(torch.cat([told, estimated]))
             losses = self.sight.losses(made[: len(wanted)], wanted, float(rng.choice(_VIEWS)))
         losses["drift"] = (latents - latents_before).square().mean()
@@ -84,27 +94,38 @@ class _Lesson:
 
 
 def train_polish(
-    features: Features, photos: Photos, out: Path, budget: Budget, seed: int, batch: int = 8, rhythm: Rhythm = RHYTHM
+    features: Features,
+    photos: Photos,
+    out: Path,
+    budget: Budget,
+    seed: int,
+    batch: int = 8,
+    rhythm: Rhythm = RHYTHM,
+    device: torch.device = CPU,
 ) -> None:
-    """Train, or go on training, `out/polish.safetensors` from what the finish in `out` came to."""
+    """Train, or go on training, `out/polish.safetensors` from what the finish in `out` came to.
+
+    Raises TrainingStale.
+    """
     torch.manual_seed(seed)
     autoencoder = trained_autoencoder(out).requires_grad_(True)
     denoiser_weights, decoder_weights = finished_weights(out)
     autoencoder.decoder.load_state_dict(decoder_weights)
     denoiser = Denoiser().eval().requires_grad_(False)
     denoiser.load_state_dict(denoiser_weights)
-    denoiser = denoiser.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network = Polished(autoencoder).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = placed(Polished(autoencoder), device)
     network.critics.load_state_dict(averaged_weights(out / "finish.safetensors", "critics"))
-    lesson = _Lesson(network, denoiser, features, photos)  # which keeps the weights of before, so it comes first
-    trainer = Trainer(network, out / "polish.safetensors", rhythm, seed)
-    probe = photos.pictures(photos.validation[:32])
+    sight = Sight(backbone_of(out / "semantics.safetensors"), network.critics)
+    # It keeps the weights of before, so it comes first.
+    lesson = _Lesson(network, placed(denoiser, device), sight, features, photos)
+    trainer = Trainer(network, out / "polish.safetensors", rhythm, seed, batch, position(out / "finish.safetensors"))
+    probe = photos.pictures(photos.validation[:32], device)
 
-    def loss(_progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
-        return lesson.losses(batch // PARTS, rng, noise)
+    def loss(count: int, _progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
+        return lesson.losses(count, rng, noise)
 
     def check() -> dict[str, float]:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad(), autocast(device):
             made = network.autoencoder.decode(network.autoencoder.encode(probe))
             held_out = lesson.sight.losses(made, probe, 1)
         measured = {f"held_out_{name}": float(held_out[name]) for name in ("perceptual", "meaning", "colour")}
@@ -114,5 +135,7 @@ def train_polish(
 
 
 def polished_weights(out: Path) -> dict[str, Tensor]:
-    """The averaged weights of the autoencoder."""
-    return averaged_weights(out / "polish.safetensors", "autoencoder")
+    """The averaged weights of the autoencoder. Raises TrainingStale."""
+    path = out / "polish.safetensors"
+    require_made_of(path, position(out / "finish.safetensors"))
+    return averaged_weights(path, "autoencoder")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from archiver.errors import TrainingStageMissing
+from archiver.errors import GpuMissing, TrainingStageMissing
 from archiver.models.embedded.profile import EmbeddedModels, ProfileMeta, init_random, save_profile
 from archiver.training.autoencoder import train_autoencoder
 from archiver.training.data import load_photos
@@ -21,12 +21,14 @@ from archiver.training.features import (
     trained_semantics,
 )
 from archiver.training.finish import finished_weights, train_finish
-from archiver.training.loop import Budget, averaged_weights
+from archiver.training.loop import CPU, Budget, averaged_weights
 from archiver.training.polish import polished_weights, train_polish
+from archiver.training.start import began_from, begin
 
 log = logging.getLogger(__name__)
 _PRESETS = Path(__file__).parent / "presets.toml"  # of a finished network
 _LONG_SIDE = 256
+_CROP = 128  # pixels a side, of what the autoencoder is trained on
 _WORKING_SIDES = 2  # how many times larger pictures are coded than they were trained on, once the finish has been run
 
 
@@ -40,6 +42,9 @@ class Stage(StrEnum):
     POLISH = "polish"
     EXPORT = "export"
 
+
+_BATCHES = {Stage.AUTOENCODER: (16, 128), Stage.DENOISER: (32, 256), Stage.FINISH: (16, 64), Stage.POLISH: (8, 32)}
+"""Samples of a step, on a CPU and on a GPU of 24 GB or more."""
 
 _SHARES = {Stage.AUTOENCODER: 0.2, Stage.DENOISER: 0.3, Stage.FINISH: 0.3, Stage.POLISH: 0.2}
 """Of the minutes, when all stages are run."""
@@ -57,14 +62,20 @@ def train(
     weights: Path | None = None,
     name: str = "embedded-1",
     licence: str = "Apache-2.0",
+    device: str = "auto",
+    batch: int | None = None,
+    start: Path | None = None,
 ) -> None:
     """Run one stage, or all of them, on the tar shards in `data`; everything is kept under `out`.
 
     `minutes` and `steps` limit each network's training, over all resumptions (for `all`, the minutes are shared out);
     one of them must be given for a stage that trains. A stage that was cut off goes on from its last checkpoint; a
     finished one is not repeated. `finish` and `polish` may be left out: `export` writes what there is to `weights`
-    (default `out/profile`), for pictures twice as large with the finish.
-    Raises TrainingDataMissing, TrainingStageMissing, ModelsNotInstalled, and ValueError (no limit, unknown stage).
+    (default `out/profile`), for pictures twice as large with the finish. `device` is "cpu", "cuda" or "auto", the GPU
+    where there is one; `batch` samples make a step (default: by stage and device). `start` is a profile's folder, from
+    whose weights an empty `out` begins.
+    Raises TrainingDataMissing, TrainingStageMissing, TrainingStale, TrainingBegun, GpuMissing, ModelsNotInstalled, what
+    reading a profile raises, and ValueError (no limit, unknown stage).
     """
     stages = list(Stage) if stage == "all" else [Stage(stage)]
     trains = _SHARES.keys() & set(stages)
@@ -72,27 +83,43 @@ def train(
         raise ValueError("give minutes or steps: training has no natural end")
     if threads is not None:
         torch.set_num_threads(threads)
+    where = _device(device)
     out.mkdir(parents=True, exist_ok=True)
+    if start is not None:
+        begin(start, out, seed)
     shares = _SHARES if len(stages) > 1 else {}
     photos = load_photos(data, out, long_side)
     for part in stages:
-        log.info("stage %s", part)
+        log.info("stage %s on %s", part, where)
         _require_earlier_stage(part, out)
         budget = Budget(steps, None if minutes is None else minutes * shares.get(part, 1.0))
+        count = batch or _BATCHES.get(part, (0, 0))[where != CPU]
         match part:
             case Stage.AUTOENCODER:
-                train_autoencoder(photos, out, budget, seed, side=min(128, photos.pixels.shape[1]))
+                side = min(_CROP, photos.pixels.shape[1])
+                settled = began_from(out) is not None
+                train_autoencoder(photos, out, budget, seed, count, side, device=where, settled=settled)
             case Stage.FEATURES:
-                learn_semantics(photos, out, seed)
-                cache_latents(photos, out)
+                learn_semantics(photos, out, seed, where)
+                cache_latents(photos, out, where)
             case Stage.DENOISER:
-                train_denoiser(load_features(out), photos, out, budget, seed)
+                train_denoiser(load_features(out), photos, out, budget, seed, count, device=where)
             case Stage.FINISH:
-                train_finish(load_features(out), photos, out, budget, seed)
+                train_finish(load_features(out), photos, out, budget, seed, count, device=where)
             case Stage.POLISH:
-                train_polish(load_features(out), photos, out, budget, seed)
+                train_polish(load_features(out), photos, out, budget, seed, count, device=where)
             case Stage.EXPORT:
                 export(out, weights or out / "profile", name, licence, long_side)
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return CPU
+    if not torch.cuda.is_available():
+        raise GpuMissing
+    torch.backends.cudnn.benchmark = True  # sizes are few
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    return torch.device("cuda")
 
 
 def _require_earlier_stage(stage: Stage, out: Path) -> None:
@@ -112,7 +139,7 @@ def _require_earlier_stage(stage: Stage, out: Path) -> None:
 def export(out: Path, weights: Path, name: str, licence: str, long_side: int = _LONG_SIDE) -> ProfileMeta:
     """Write the averaged weights of the run in `out` as a profile in the folder `weights`.
 
-    `long_side`: of the pictures it was trained on.
+    `long_side`: of the pictures it was trained on. Raises TrainingStale.
     """
     finished = (out / "finish.safetensors").exists()
     presets = ""

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from archiver.models.embedded.autoencoder import DOWNSCALE
 from archiver.models.embedded.backbone import EfficientNetLite0
-from archiver.training.backbone import published_backbone
+from archiver.training.loop import placed
 
 _DEPTHS = (2, 4, 7, 10, 15)  # strides 4, 8, 16, 16, 32
 _CRITICS = (1, 2, 3, 4)  # which of the depths a critic looks at
@@ -41,19 +41,19 @@ class Critic(nn.Module):
         return said
 
 
-def critics_for(backbone: EfficientNetLite0) -> nn.ModuleList:
-    """New critics, one for each depth that is criticised."""
+def new_critics() -> nn.ModuleList:
+    """One for each depth that is criticised."""
     with torch.no_grad():
-        maps = backbone.taps(torch.zeros(1, 3, 64, 64), _DEPTHS)
+        maps = EfficientNetLite0().taps(torch.zeros(1, 3, 64, 64), _DEPTHS)
     return nn.ModuleList(Critic(maps[index].shape[1]) for index in _CRITICS)
 
 
 class Sight:
     """The backbone that looks, and the critics that judge; these are trained with the network that makes pictures."""
 
-    def __init__(self, critics: nn.ModuleList) -> None:
+    def __init__(self, backbone: EfficientNetLite0, critics: nn.ModuleList) -> None:
         self.critics = critics
-        self.backbone = published_backbone().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.backbone = placed(backbone, next(critics.parameters()).device)
 
     def losses(self, made: Tensor, wanted: Tensor, enlarge: float) -> dict[str, Tensor]:
         """Named losses of pictures (B, 3, H, W) in [-1, 1], looked at `enlarge` times as large.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 from archiver.codec import schemes
-from archiver.errors import TrainingDataMissing, TrainingStageMissing
-from archiver.models.embedded import EmbeddedModels, load_embedded
+from archiver.errors import GpuMissing, TrainingBegun, TrainingDataMissing, TrainingStageMissing, TrainingStale
+from archiver.models.embedded import EmbeddedModels, init_random, load_embedded, save_profile
 from archiver.models.profiles import read_profile
 from archiver.training.data import Photos, held_out, load_photos, shard_members, to_pixels, to_tensor
 from archiver.training.features import load_features, visual_words, whitening
+from archiver.training.loop import position
 from archiver.training.run import train
 
 
@@ -77,6 +79,62 @@ def test_finished_stages_are_not_repeated(shards: Path, tmp_path: Path) -> None:
     train(shards, tmp_path, "autoencoder", steps=1, long_side=64)
     train(shards, tmp_path, "features", long_side=64)
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == kept
+
+
+def test_a_run_begins_from_a_profile_and_exports_it_as_it_was(shards: Path, tmp_path: Path) -> None:
+    given, out = tmp_path / "given", tmp_path / "out"
+    save_profile(given, init_random(7, long_side=64), "embedded-1", "Apache-2.0")
+    train(shards, out, "features", long_side=64, start=given)
+    train(shards, out, "export", long_side=64)
+    assert load_embedded(out / "profile").meta.digest == load_embedded(given).meta.digest
+    seen = load_features(out), load_photos(shards, out, 64)
+    with torch.no_grad():
+        encoded = load_embedded(given).autoencoder.encode(seen[1].pictures(np.arange(4)))
+    torch.testing.assert_close(torch.from_numpy(np.array(seen[0].latents[:4, 0])).float(), encoded, rtol=0.1, atol=0.1)
+
+
+def test_every_stage_trains_on_from_a_profile(shards: Path, tmp_path: Path) -> None:
+    given, out = tmp_path / "given", tmp_path / "out"
+    save_profile(given, init_random(7, long_side=64), "embedded-1", "Apache-2.0")
+    train(shards, out, "all", steps=1, long_side=64, start=given)
+    kept = _kept(load_embedded(given), load_embedded(out / "profile"))
+    assert kept == {"encoder": False, "decoder": False, "denoiser": False, "semantics": True}
+    for network in ("autoencoder", "denoiser"):
+        assert json.loads(position(out / f"{network}.safetensors"))["step"] == 1
+
+
+def test_a_run_that_began_otherwise_is_not_begun_again(shards: Path, tmp_path: Path) -> None:
+    given, other, out = tmp_path / "given", tmp_path / "other", tmp_path / "out"
+    for seed, folder in enumerate((given, other)):
+        save_profile(folder, init_random(seed, long_side=64), "embedded-1", "Apache-2.0")
+    train(shards, out, "features", long_side=64, start=given)
+    before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+    train(shards, out, "features", long_side=64, start=given)
+    with pytest.raises(TrainingBegun):
+        train(shards, out, "features", long_side=64, start=other)
+    assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
+    train(shards, tmp_path / "anew", "autoencoder", steps=1, long_side=64)
+    with pytest.raises(TrainingBegun):
+        train(shards, tmp_path / "anew", "features", long_side=64, start=given)
+
+
+def test_what_was_made_of_an_earlier_autoencoder_is_not_mixed_with_a_later_one(shards: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path, "all", steps=1, long_side=64)
+    train(shards, tmp_path, "autoencoder", steps=2, long_side=64)
+    for stage in ("export", "polish", "finish"):
+        with pytest.raises(TrainingStale, match=r"finish\.safetensors"):
+            train(shards, tmp_path, stage, steps=2, long_side=64)
+    (tmp_path / "finish.safetensors").unlink()
+    train(shards, tmp_path, "finish", steps=2, long_side=64)
+    with pytest.raises(TrainingStale, match=r"polish\.safetensors"):
+        train(shards, tmp_path, "export", long_side=64)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(shards: Path, tmp_path: Path) -> None:
+    with pytest.raises(GpuMissing):
+        train(shards, tmp_path / "out", "autoencoder", steps=1, device="cuda")
+    assert not (tmp_path / "out").exists()
 
 
 def test_training_without_a_limit_or_without_photographs_is_refused(shards: Path, tmp_path: Path) -> None:
