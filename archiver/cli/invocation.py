@@ -90,14 +90,14 @@ def common_options() -> list[click.Option]:
 
 
 @contextmanager
-def interruptible(invocation: Invocation) -> Iterator[Event]:
-    """The first Ctrl-C (or SIGTERM) lets the file in hand be finished; the second one ends the program at once."""
+def interruptible(invocation: Invocation, what: str = "file") -> Iterator[Event]:
+    """The first Ctrl-C (or SIGTERM) lets `what` is in hand be finished; the second one ends the program at once."""
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         if invocation.stop.is_set():
             raise KeyboardInterrupt
         invocation.stop.set()
-        sys.stderr.write("\nstopping after the file in hand; once more to stop at once\n")
+        sys.stderr.write(f"\nstopping after the {what} in hand; once more to stop at once\n")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

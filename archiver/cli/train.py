@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import click
 
-from archiver.cli.invocation import Invocation, pass_invocation
+from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible, pass_invocation
+from archiver.cli.progress import training
 from archiver.cli.verb import VerbCommand
 from archiver.errors import ModelsNotInstalled
 from archiver.models.vault import PACKAGED
@@ -84,22 +84,24 @@ def train(
         from archiver.training.run import train as run
     except ModuleNotFoundError as error:
         raise ModelsNotInstalled(missing=error.name) from None
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    run(
-        data,
-        out,
-        stage=stage,
-        minutes=minutes,
-        steps=steps,
-        seed=seed,
-        threads=threads,
-        device=device,
-        batch=batch,
-        start=None if start is None else _profile(start),
-    )
-    invocation.output.json({"type": "summary", "out": out, "stage": stage})
-    invocation.output.text(f"Done: {out}")
-    return 0
+    with interruptible(invocation, "step") as stop, training(invocation.output) as tell:
+        run(
+            data,
+            out,
+            stage=stage,
+            minutes=minutes,
+            steps=steps,
+            seed=seed,
+            threads=threads,
+            device=device,
+            batch=batch,
+            start=None if start is None else _profile(start),
+            tell=tell,
+            stop=stop,
+        )
+    invocation.output.json({"type": "summary", "out": out, "stage": stage, "stopped": stop.is_set()})
+    invocation.output.text(f"Stopped; the same command goes on: {out}" if stop.is_set() else f"Done: {out}")
+    return EXIT_INTERRUPTED if stop.is_set() else 0
 
 
 def _profile(name: str) -> Path:

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from archiver.errors import TrainingDataMissing
-from archiver.training.loop import CPU
+from archiver.training.loop import CPU, Tell, nobody
 
 _HELD_OUT_ONE_IN = 50
 _AT_ONCE = 256  # photographs that are decoded side by side
@@ -79,7 +79,7 @@ def _decode(data: bytes, side: int) -> NDArray[np.uint8]:
         return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
 
 
-def load_photos(data: Path, cache: Path, side: int) -> Photos:
+def load_photos(data: Path, cache: Path, side: int, tell: Tell = nobody) -> Photos:
     """Photographs of the tar shards in the folder `data`; decoded into `cache` on first use, mapped afterwards.
 
     Raises TrainingDataMissing when `data` holds no shard.
@@ -100,6 +100,7 @@ def load_photos(data: Path, cache: Path, side: int) -> Photos:
                 for (name, _), picture in zip(some, pictures, strict=True):
                     pixels[len(names)] = picture
                     names.append(name)
+                tell(len(names) / count, {})
         pixels.flush()
         partial = name_file.with_suffix(".partial")
         partial.write_text("\n".join(names), encoding="utf-8")

@@ -19,7 +19,17 @@ from archiver.models.embedded.denoiser import EMBEDDING_DIM, WORDS
 from archiver.models.embedded.semantics import SemanticEncoder, colour_map
 from archiver.training.backbone import published_backbone
 from archiver.training.data import Photos
-from archiver.training.loop import CPU, autocast, averaged_weights, placed, position, workers, write_safetensors
+from archiver.training.loop import (
+    CPU,
+    Tell,
+    autocast,
+    averaged_weights,
+    nobody,
+    placed,
+    position,
+    workers,
+    write_safetensors,
+)
 
 log = logging.getLogger(__name__)
 _BATCH, _GPU_BATCH = 8, 64
@@ -69,11 +79,12 @@ def _batches(rows: NDArray[np.int64], device: torch.device) -> Iterator[NDArray[
     return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
-def _for_all(photos: Photos, device: torch.device, work: Callable[[NDArray[np.int64]], None]) -> None:
+def _for_all(photos: Photos, device: torch.device, tell: Tell, work: Callable[[NDArray[np.int64]], None]) -> None:
     """Do `work` on batches of rows of all photographs, in threads; it writes its results by row."""
     batches = list(_batches(np.arange(len(photos.pixels)), device))
     with workers() as pool:
         for number, _ in enumerate(pool.map(work, batches)):
+            tell((number + 1) / len(batches), {})
             if number % 100 == 0:
                 log.info("features: %d of %d", batches[number][0], len(photos.pixels))
 
@@ -107,7 +118,7 @@ def _features(encoder: SemanticEncoder, pictures: Tensor) -> Tensor:
         return encoder.features(pictures).float()
 
 
-def learn_semantics(photos: Photos, out: Path, seed: int, device: torch.device = CPU) -> None:
+def learn_semantics(photos: Photos, out: Path, seed: int, device: torch.device = CPU, tell: Tell = nobody) -> None:
     """Fit words and whitening; write `semantics.safetensors`, `labels.npy` and `embeddings.npy` unless they exist.
 
     Words and whitening that are there already stay as they are.
@@ -127,7 +138,7 @@ def learn_semantics(photos: Photos, out: Path, seed: int, device: torch.device =
         labels[rows] = encoder.labels(features).cpu().numpy()
         pooled[rows] = features.mean((2, 3)).cpu()
 
-    _for_all(photos, device, describe)
+    _for_all(photos, device, tell, describe)
     encoder = encoder.to(CPU)
     if not learnt:
         encoder.pooled_mean.copy_(pooled[photos.train].mean(0))
@@ -144,7 +155,7 @@ def _new_encoder() -> SemanticEncoder:
     return encoder.eval().requires_grad_(False)
 
 
-def cache_latents(photos: Photos, out: Path, device: torch.device = CPU) -> None:
+def cache_latents(photos: Photos, out: Path, device: torch.device = CPU, tell: Tell = nobody) -> None:
     """Encode every photograph and its mirror image; write `latents.npy`, `colours.npy`, `latent_scale.safetensors`.
 
     Done again only when the autoencoder has been trained further since. The scale of the very same autoencoder stays.
@@ -167,7 +178,7 @@ def cache_latents(photos: Photos, out: Path, device: torch.device = CPU) -> None
         latents[rows] = torch.stack(pair, 1).cpu()
         colours[rows] = colour_map(pictures).half().cpu()
 
-    _for_all(photos, device, encode)
+    _for_all(photos, device, tell, encode)
     seen = latents[photos.train, 0]
     mean, std = seen.mean((0, 2, 3)).view(1, -1, 1, 1), seen.std((0, 2, 3)).view(1, -1, 1, 1)
     if scaled:

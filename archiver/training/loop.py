@@ -9,8 +9,9 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Event
 from typing import TypeVar
 
 import numpy as np
@@ -26,12 +27,25 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 _Network = TypeVar("_Network", bound=nn.Module)
 
 
+Tell = Callable[[float, dict[str, float]], None]
+"""Told how far a stage has come, 0 to 1, and what was measured, where something was."""
+
+
+def nobody(_share: float, _measured: dict[str, float]) -> None:
+    """Who is told, where nobody asked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How far a stage goes: the first of `steps` and `minutes` (of training, over all resumptions) that is reached."""
+    """How far a stage goes: the first of `steps` and `minutes` (of training, over all resumptions) that is reached.
+
+    `tell` hears of every step; when `stop` is set, the step in hand is the last one, and is saved.
+    """
 
     steps: int | None = None
     minutes: float | None = None
+    tell: Tell = nobody
+    stop: Event = field(default_factory=Event)
 
     def progress(self, step: int, seconds: float) -> float:
         """Share of the budget that is spent, 0 to 1."""
@@ -181,23 +195,25 @@ class Trainer:
         self, budget: Budget, loss: StepLoss, check: Callable[[], dict[str, float]] | None, pool: ThreadPoolExecutor
     ) -> None:
         journal = self.path.with_suffix(".jsonl")
-        while (progress := budget.progress(self.step, self.seconds)) < 1:
+        while (progress := budget.progress(self.step, self.seconds)) < 1 and not budget.stop.is_set():
             begun = time.monotonic()
             losses = self._advance(loss, progress, pool)
             self.seconds += time.monotonic() - begun
-            done = budget.progress(self.step, self.seconds) >= 1
-            checked: dict[str, float] = {}
+            share = budget.progress(self.step, self.seconds)
+            done = share >= 1
+            row: dict[str, float] = {}
             if check is not None and (done or self.step % self.rhythm.check_every == 0):
                 with Averaged(self):
-                    checked = check()
+                    row = check()
             if done or self.step % self.rhythm.log_every == 0 or self.step % self.rhythm.check_every == 0:
-                row = {name: float(value) for name, value in losses.items()} | checked
+                row = {name: float(value) for name, value in losses.items()} | row
                 entry = {"step": self.step, "minutes": round(self.seconds / 60, 2)}
                 entry |= {name: round(value, 5) for name, value in row.items()}
                 log.info("%s", entry)
                 with journal.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(entry) + "\n")
-            if done or self.step % self.rhythm.save_every == 0:
+            budget.tell(share, row)
+            if done or self.step % self.rhythm.save_every == 0 or budget.stop.is_set():
                 self.save()
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
+from threading import Event
 
 import torch
 
@@ -50,6 +53,10 @@ _SHARES = {Stage.AUTOENCODER: 0.2, Stage.DENOISER: 0.3, Stage.FINISH: 0.3, Stage
 """Of the minutes, when all stages are run."""
 
 
+def _nobody(_stage: str, _share: float, _measured: dict[str, float]) -> None:
+    """Who is told, where nobody asked."""
+
+
 def train(
     data: Path,
     out: Path,
@@ -65,6 +72,8 @@ def train(
     device: str = "auto",
     batch: int | None = None,
     start: Path | None = None,
+    tell: Callable[[str, float, dict[str, float]], None] = _nobody,
+    stop: Event | None = None,
 ) -> None:
     """Run one stage, or all of them, on the tar shards in `data`; everything is kept under `out`.
 
@@ -73,7 +82,8 @@ def train(
     finished one is not repeated. `finish` and `polish` may be left out: `export` writes what there is to `weights`
     (default `out/profile`), for pictures twice as large with the finish. `device` is "cpu", "cuda" or "auto", the GPU
     where there is one; `batch` samples make a step (default: by stage and device). `start` is a profile's folder, from
-    whose weights an empty `out` begins.
+    whose weights an empty `out` begins. `tell` hears by name how far a stage has come; when `stop` is set, the step in
+    hand is the last one, and is saved.
     Raises TrainingDataMissing, TrainingStageMissing, TrainingStale, TrainingBegun, GpuMissing, ModelsNotInstalled, what
     reading a profile raises, and ValueError (no limit, unknown stage).
     """
@@ -88,11 +98,15 @@ def train(
     if start is not None:
         begin(start, out, seed)
     shares = _SHARES if len(stages) > 1 else {}
-    photos = load_photos(data, out, long_side)
+    stop = stop or Event()
+    photos = load_photos(data, out, long_side, partial(tell, "photographs"))
     for part in stages:
+        if stop.is_set():
+            return
         log.info("stage %s on %s", part, where)
         _require_earlier_stage(part, out)
-        budget = Budget(steps, None if minutes is None else minutes * shares.get(part, 1.0))
+        told = partial(tell, str(part))
+        budget = Budget(steps, None if minutes is None else minutes * shares.get(part, 1.0), told, stop)
         count = batch or _BATCHES.get(part, (0, 0))[where != CPU]
         match part:
             case Stage.AUTOENCODER:
@@ -100,8 +114,8 @@ def train(
                 settled = began_from(out) is not None
                 train_autoencoder(photos, out, budget, seed, count, side, device=where, settled=settled)
             case Stage.FEATURES:
-                learn_semantics(photos, out, seed, where)
-                cache_latents(photos, out, where)
+                learn_semantics(photos, out, seed, where, told)
+                cache_latents(photos, out, where, told)
             case Stage.DENOISER:
                 train_denoiser(load_features(out), photos, out, budget, seed, count, device=where)
             case Stage.FINISH:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
 from types import ModuleType
 from typing import Any
 
@@ -21,7 +23,7 @@ from archiver.training.autoencoder import train_autoencoder
 from archiver.training.data import Photos, load_photos
 from archiver.training.denoiser import train_denoiser
 from archiver.training.features import Features, load_features
-from archiver.training.loop import Budget, Rhythm
+from archiver.training.loop import Budget, Rhythm, position
 from archiver.training.run import train
 
 RHYTHM = Rhythm(rate=1e-3, warm_up=2, save_every=2, log_every=1, check_every=4)
@@ -131,6 +133,24 @@ def test_a_resumed_later_stage_equals_an_uninterrupted_one(
         run(cut)
     run(cut)
     _assert_same_checkpoint(whole / f"{name}.safetensors", cut / f"{name}.safetensors")
+
+
+def test_a_training_that_is_told_to_stop_saves_its_last_step(photos: Photos, tmp_path: Path) -> None:
+    features, stop, heard = _features(len(photos.pixels), 8), Event(), []
+
+    def tell(share: float, measured: dict[str, float]) -> None:
+        heard.append((share, measured.keys()))
+        if len(heard) == 3:
+            stop.set()
+
+    rhythm = replace(RHYTHM, save_every=100, log_every=2, check_every=100)
+    for out, budget in ((tmp_path / "cut", Budget(5, tell=tell, stop=stop)), (tmp_path / "whole", FIVE)):
+        out.mkdir()
+        train_denoiser(features, photos, out, budget, seed=5, batch=4, rhythm=rhythm)
+    assert heard == [(0.2, set()), (0.4, {"total", "gradient"}), (0.6, set())]
+    assert json.loads(position(tmp_path / "cut" / "denoiser.safetensors"))["step"] == 3
+    train_denoiser(features, photos, tmp_path / "cut", FIVE, seed=5, batch=4, rhythm=rhythm)
+    _assert_same_checkpoint(tmp_path / "whole" / "denoiser.safetensors", tmp_path / "cut" / "denoiser.safetensors")
 
 
 def test_a_spent_budget_trains_no_further(photos: Photos, tmp_path: Path) -> None:

@@ -96,7 +96,11 @@ def test_a_run_begins_from_a_profile_and_exports_it_as_it_was(shards: Path, tmp_
 def test_every_stage_trains_on_from_a_profile(shards: Path, tmp_path: Path) -> None:
     given, out = tmp_path / "given", tmp_path / "out"
     save_profile(given, init_random(7, long_side=64), "embedded-1", "Apache-2.0")
-    train(shards, out, "all", steps=1, long_side=64, start=given)
+    heard: dict[str, float] = {}
+    tell = lambda stage, share, _: heard.__setitem__(stage, share)  # noqa: E731
+    train(shards, out, "all", steps=1, long_side=64, start=given, tell=tell)
+    assert list(heard) == ["photographs", "autoencoder", "features", "denoiser", "finish", "polish"]
+    assert set(heard.values()) == {1.0}
     kept = _kept(load_embedded(given), load_embedded(out / "profile"))
     assert kept == {"encoder": False, "decoder": False, "denoiser": False, "semantics": True}
     for network in ("autoencoder", "denoiser"):
