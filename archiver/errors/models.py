@@ -130,7 +130,7 @@ class TrainingStageMissing(ArchiverError):
 
 
 class TrainingStale(ArchiverError):
-    """{path} was trained on what an earlier stage was before it was trained on"""
+    """{path} comes from an earlier stage as it was, and that has been trained further since"""
 
     exit_code = 6
     hint = "Remove it, and run its stage again."

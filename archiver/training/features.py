@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
+from archiver.errors import TrainingStale
 from archiver.models.embedded.autoencoder import DOWNSCALE, LATENT_CHANNELS, Autoencoder
 from archiver.models.embedded.denoiser import EMBEDDING_DIM, WORDS
 from archiver.models.embedded.semantics import SemanticEncoder, colour_map
@@ -194,14 +195,22 @@ def _averaged_autoencoder(out: Path) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if not name.startswith("critics.")}
 
 
+def _require_of_autoencoder(out: Path) -> None:
+    """Raise TrainingStale unless the cached latents are those of the autoencoder as it is by now."""
+    if position(out / "latent_scale.safetensors") != position(out / "autoencoder.safetensors"):
+        raise TrainingStale(path=out / "latents.npy")
+
+
 def load_features(out: Path) -> Features:
-    """Map the cached arrays that the `features` stage wrote."""
+    """Map the cached arrays that the `features` stage wrote. Raises TrainingStale."""
+    _require_of_autoencoder(out)
     names = ("latents", "embeddings", "labels", "colours")
     return Features(*(np.load(out / f"{name}.npy", mmap_mode="r") for name in names))
 
 
 def trained_autoencoder(out: Path) -> Autoencoder:
-    """The autoencoder with its averaged weights and the scale of its latents."""
+    """The autoencoder with its averaged weights and the scale of its latents. Raises TrainingStale."""
+    _require_of_autoencoder(out)
     network = Autoencoder()
     state = _averaged_autoencoder(out) | load_file(out / "latent_scale.safetensors")
     network.load_state_dict(state)

@@ -47,7 +47,7 @@ class Stage(StrEnum):
 
 
 _BATCHES = {Stage.AUTOENCODER: (16, 128), Stage.DENOISER: (32, 256), Stage.FINISH: (16, 64), Stage.POLISH: (8, 32)}
-"""Samples of a step, on a CPU and on a GPU of 24 GB or more."""
+"""Samples of a step, on a CPU and on a GPU of 16 GB or more."""
 
 _SHARES = {Stage.AUTOENCODER: 0.2, Stage.DENOISER: 0.3, Stage.FINISH: 0.3, Stage.POLISH: 0.2}
 """Of the minutes, when all stages are run."""

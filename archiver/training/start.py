@@ -17,7 +17,7 @@ _MARK = "start.json"  # of a run that began from a profile; says from which
 
 
 def begin(profile: Path, out: Path, seed: int) -> None:
-    """Write to `out` what the stages up to the denoiser would have left behind, had they made `profile`.
+    """Write to the folder `out` what the stages up to the denoiser would have left behind, had they made `profile`.
 
     Each network is a checkpoint at step 0, with new critics; words, whitening and the scale of latents are the
     profile's. Does nothing where that was done before. Raises TrainingBegun (`out` holds a run that began otherwise),
@@ -29,7 +29,6 @@ def begin(profile: Path, out: Path, seed: int) -> None:
         if began_from(out) != whence:
             raise TrainingBegun(path=out)
         return
-    out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     judged = Judged()
     judged.load_state_dict(judged.state_dict() | models.autoencoder.state_dict())

@@ -125,6 +125,10 @@ def test_a_run_that_began_otherwise_is_not_begun_again(shards: Path, tmp_path: P
 def test_what_was_made_of_an_earlier_autoencoder_is_not_mixed_with_a_later_one(shards: Path, tmp_path: Path) -> None:
     train(shards, tmp_path, "all", steps=1, long_side=64)
     train(shards, tmp_path, "autoencoder", steps=2, long_side=64)
+    for stage in ("denoiser", "export"):
+        with pytest.raises(TrainingStale, match=r"latents\.npy"):
+            train(shards, tmp_path, stage, steps=2, long_side=64)
+    train(shards, tmp_path, "features", long_side=64)
     for stage in ("export", "polish", "finish"):
         with pytest.raises(TrainingStale, match=r"finish\.safetensors"):
             train(shards, tmp_path, stage, steps=2, long_side=64)
