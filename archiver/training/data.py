@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from archiver.errors import TrainingDataMissing
-from archiver.training.loop import CPU, Tell, nobody
+from archiver.training.loop import CPU, Tell, nobody, sent
 
 _HELD_OUT_ONE_IN = 50
 _AT_ONCE = 256  # photographs that are decoded side by side
@@ -65,7 +65,7 @@ class Photos:
 
 def to_tensor(pixels: NDArray[np.uint8], device: torch.device = CPU) -> Tensor:
     """Bytes (B, H, W, 3) to (B, 3, H, W) in [-1, 1], channels last in memory."""
-    return torch.from_numpy(np.array(pixels)).to(device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    return sent(np.array(pixels), device).permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def to_pixels(pictures: Tensor) -> NDArray[np.uint8]:

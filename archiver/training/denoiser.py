@@ -14,7 +14,7 @@ from torch import Tensor
 from archiver.models.embedded.denoiser import TIMESTEPS, Conditions, Denoiser, Keep, cosine_alphas_cumprod
 from archiver.training.data import Photos
 from archiver.training.features import Features
-from archiver.training.loop import CPU, Budget, Rhythm, Trainer, autocast, placed
+from archiver.training.loop import CPU, Budget, Rhythm, Trainer, autocast, placed, sent
 
 _KEEP_EACH = 0.7
 _DROP_ALL = 0.08  # besides what independent dropping gives: the unconditional side of guidance
@@ -59,13 +59,13 @@ def draw(
     top, left, height, width = (0, 0, side, side) if whole else _grid(rng, side)
     y, x = slice(top, top + height), slice(left, left + width)
     yy, xx = slice(2 * top, 2 * (top + height)), slice(2 * left, 2 * (left + width))
-    latents = torch.from_numpy(features.latents[rows, mirrored.astype(np.int64)]).to(device).float()
-    flip = torch.from_numpy(mirrored).to(device)
-    labels = torch.from_numpy(features.labels[rows]).to(device).long()
+    latents = sent(features.latents[rows, mirrored.astype(np.int64)], device).float()
+    flip = sent(mirrored, device)
+    labels = sent(features.labels[rows], device).long()
     labels = torch.where(flip.view(-1, 1, 1), labels.flip(2), labels)
-    colours = torch.from_numpy(features.colours[rows]).to(device).float()
+    colours = sent(features.colours[rows], device).float()
     colours = torch.where(flip.view(-1, 1, 1, 1), colours.flip(3), colours)
-    embedding = torch.from_numpy(features.embeddings[rows]).to(device)
+    embedding = sent(features.embeddings[rows], device)
     chance = partial(torch.rand, generator=noise, device=device)
     strength = _EMBEDDING_NOISE * chance(count, 1)
     embedding = embedding + strength * torch.randn(embedding.shape, generator=noise, device=device)

@@ -12,10 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -90,6 +91,12 @@ def workers() -> ThreadPoolExecutor:
 def autocast(device: torch.device) -> torch.autocast:
     """Matrix products in bfloat16."""
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def sent(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device. From pageable memory the CPU would wait until the GPU has nothing left to do."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def placed(network: _Network, device: torch.device) -> _Network:
