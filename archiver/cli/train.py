@@ -10,6 +10,7 @@ from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible,
 from archiver.cli.progress import training
 from archiver.cli.verb import VerbCommand
 from archiver.errors import ModelsNotInstalled
+from archiver.models.profiles import PROFILE_FILE
 from archiver.models.vault import PACKAGED
 
 
@@ -106,5 +107,7 @@ def train(
 
 def _profile(name: str) -> Path:
     """The folder of a profile of the package by its name, or any."""
-    packaged = PACKAGED / name
-    return packaged if packaged.is_dir() else Path(name)
+    for folder in (PACKAGED / name, Path(name)):
+        if (folder / PROFILE_FILE).is_file():
+            return folder
+    raise click.BadParameter(f"{name} is no profile of the package, and no folder with one", param_hint="--start")

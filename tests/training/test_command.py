@@ -1,0 +1,35 @@
+"""`archiver train`, as somebody types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+
+from archiver.cli.main import cli
+
+
+def typed(shards: Path, out: Path, *options: str) -> Result:
+    return CliRunner().invoke(cli, ["train", "--data", str(shards), "--out", str(out), "--device", "cpu", *options])
+
+
+def test_it_begins_from_a_profile_of_the_package(shards: Path, tmp_path: Path) -> None:
+    done = typed(shards, tmp_path, "--start", "embedded-1", "--stage", "autoencoder", "--steps", "1", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {
+        "type": "summary",
+        "out": str(tmp_path),
+        "stage": "autoencoder",
+        "stopped": False,
+    }
+    assert json.loads((tmp_path / "start.json").read_text())["profile"] == "embedded-1"
+    (row,) = (tmp_path / "autoencoder.jsonl").read_text().splitlines()
+    assert json.loads(row)["psnr"] > 20, "it knows pictures from its first step on"
+
+
+def test_a_profile_that_is_nowhere_is_refused(shards: Path, tmp_path: Path) -> None:
+    done = typed(shards, tmp_path / "out", "--start", "nosuch", "--steps", "1")
+    assert done.exit_code == 2
+    assert "nosuch is no profile" in done.stderr
+    assert not (tmp_path / "out").exists()
