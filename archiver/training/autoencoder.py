@@ -11,7 +11,7 @@ from torch import Tensor
 from archiver.models.embedded.autoencoder import Autoencoder
 from archiver.training.backbone import backbone_of
 from archiver.training.data import Photos
-from archiver.training.loop import CPU, Budget, Rhythm, Trainer, autocast, placed
+from archiver.training.loop import Budget, Course, Rhythm, Trainer, autocast, placed
 from archiver.training.sight import Sight, new_critics
 
 LATENT_NOISE = 0.05  # of unit-variance latents: makes the decoder forgive the denoiser's small errors
@@ -49,37 +49,29 @@ def psnr(made: Tensor, wanted: Tensor) -> float:
 
 
 def train_autoencoder(
-    photos: Photos,
-    out: Path,
-    budget: Budget,
-    seed: int,
-    batch: int = 16,
-    side: int = 128,
-    rhythm: Rhythm = RHYTHM,
-    device: torch.device = CPU,
-    settled: bool = False,
+    photos: Photos, out: Path, budget: Budget, course: Course, side: int = 128, *, settled: bool = False
 ) -> None:
     """Train, or go on training, `out/autoencoder.safetensors`, which is of `settled` weights or of random ones."""
-    torch.manual_seed(seed)
-    network = placed(Judged(), device)
+    torch.manual_seed(course.seed)
+    network = placed(Judged(), course.device)
     sight = Sight(backbone_of(out / "semantics.safetensors"), network.critics)
-    trainer = Trainer(network, out / "autoencoder.safetensors", rhythm, seed, batch)
+    trainer = Trainer(network, out / "autoencoder.safetensors", course)
     offset = (photos.pixels.shape[1] - side) // 2
-    probe = photos.pictures(photos.validation[:64], device)[:, :, offset : offset + side, offset : offset + side]
+    probe = photos.pictures(photos.validation[:64], course.device)[:, :, offset : offset + side, offset : offset + side]
 
     def loss(count: int, progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
-        wanted = photos.crops(rng, count, side, device)
+        wanted = photos.crops(rng, count, side, course.device)
         enlarge = 2 if rng.random() < _ENLARGED_SHARE else 1
-        with autocast(device):
+        with autocast(course.device):
             latent = network.encode(wanted).float()
-            latent = latent + LATENT_NOISE * torch.randn(latent.shape, generator=noise, device=device)
+            latent = latent + LATENT_NOISE * torch.randn(latent.shape, generator=noise, device=course.device)
             losses = sight.losses(network.decode(latent), wanted, enlarge)
         weights = _weights(1.0 if settled else progress)
         weighted = (weight * losses[name] for name, weight in weights.items())
         return {"total": sum(weighted, start=torch.zeros(())), **losses}
 
     def check() -> dict[str, float]:
-        with torch.no_grad(), autocast(device):
+        with torch.no_grad(), autocast(course.device):
             latent = network.encode(probe)
             made = network.decode(latent)
             held_out = sight.losses(made, probe, 1)

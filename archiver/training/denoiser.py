@@ -14,7 +14,7 @@ from torch import Tensor
 from archiver.models.embedded.denoiser import TIMESTEPS, Conditions, Denoiser, Keep, cosine_alphas_cumprod
 from archiver.training.data import Photos
 from archiver.training.features import Features
-from archiver.training.loop import CPU, Budget, Rhythm, Trainer, autocast, placed, sent
+from archiver.training.loop import Budget, Course, Rhythm, Trainer, autocast, placed, sent
 
 _KEEP_EACH = 0.7
 _DROP_ALL = 0.08  # besides what independent dropping gives: the unconditional side of guidance
@@ -91,31 +91,22 @@ def estimate(
     return level.sqrt() * noisy - (1 - level).sqrt() * v, (v - wanted).square().mean()
 
 
-def train_denoiser(
-    features: Features,
-    photos: Photos,
-    out: Path,
-    budget: Budget,
-    seed: int,
-    batch: int = 32,
-    rhythm: Rhythm = RHYTHM,
-    device: torch.device = CPU,
-) -> None:
+def train_denoiser(features: Features, photos: Photos, out: Path, budget: Budget, course: Course) -> None:
     """Train, or go on training, `out/denoiser.safetensors`."""
-    torch.manual_seed(seed)
-    network = placed(Denoiser(), device)
-    trainer = Trainer(network, out / "denoiser.safetensors", rhythm, seed, batch)
-    alphas = cosine_alphas_cumprod().to(device)
+    torch.manual_seed(course.seed)
+    network = placed(Denoiser(), course.device)
+    trainer = Trainer(network, out / "denoiser.safetensors", course)
+    alphas = cosine_alphas_cumprod().to(course.device)
 
     def loss(count: int, _progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
         drawn = draw(features, rng.choice(photos.train, count), rng, noise)
-        t = torch.randint(TIMESTEPS, (count,), generator=noise, device=device)
+        t = torch.randint(TIMESTEPS, (count,), generator=noise, device=course.device)
         return {"total": estimate(network, drawn, alphas, t, noise)[1]}
 
     def check() -> dict[str, float]:
         """The same held-out photographs, noise and timesteps every time."""
-        rng, noise = np.random.default_rng(seed), torch.Generator(device).manual_seed(seed)
-        t = torch.linspace(0, TIMESTEPS - 1, len(photos.validation), device=device).long()
+        rng, noise = np.random.default_rng(course.seed), torch.Generator(course.device).manual_seed(course.seed)
+        t = torch.linspace(0, TIMESTEPS - 1, len(photos.validation), device=course.device).long()
         with torch.no_grad():
             drawn = draw(features, photos.validation, rng, noise)
             return {"held_out": float(estimate(network, drawn, alphas, t, noise)[1])}

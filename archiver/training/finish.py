@@ -23,8 +23,8 @@ from archiver.training.data import Photos, to_tensor
 from archiver.training.denoiser import Batch, draw, estimate
 from archiver.training.features import Features, trained_autoencoder
 from archiver.training.loop import (
-    CPU,
     Budget,
+    Course,
     Rhythm,
     Trainer,
     autocast,
@@ -147,27 +147,18 @@ class _Lesson:
         return {"total": total + losses["critic"], **losses}
 
 
-def train_finish(
-    features: Features,
-    photos: Photos,
-    out: Path,
-    budget: Budget,
-    seed: int,
-    batch: int = 16,
-    rhythm: Rhythm = RHYTHM,
-    device: torch.device = CPU,
-) -> None:
+def train_finish(features: Features, photos: Photos, out: Path, budget: Budget, course: Course) -> None:
     """Train, or go on training, `out/finish.safetensors` from the denoiser and the autoencoder in `out`.
 
     Raises TrainingStale.
     """
-    torch.manual_seed(seed)
-    autoencoder = placed(trained_autoencoder(out), device)
+    torch.manual_seed(course.seed)
+    autoencoder = placed(trained_autoencoder(out), course.device)
     denoiser = Denoiser()
     denoiser.load_state_dict(averaged_weights(out / "denoiser.safetensors"))
-    network = placed(Finished(denoiser, autoencoder.decoder.requires_grad_(True)), device)
+    network = placed(Finished(denoiser, autoencoder.decoder.requires_grad_(True)), course.device)
     network.critics.load_state_dict(averaged_weights(out / "autoencoder.safetensors", "critics"))
-    trainer = Trainer(network, out / "finish.safetensors", rhythm, seed, batch, _made_of(out))
+    trainer = Trainer(network, out / "finish.safetensors", course, _made_of(out))
     sight = Sight(backbone_of(out / "semantics.safetensors"), network.critics)
     lesson = _Lesson(network, autoencoder, sight, features, photos)
 
@@ -177,9 +168,9 @@ def train_finish(
 
     def check() -> dict[str, float]:
         """The same held-out photographs, noise and timesteps every time."""
-        rng, noise = np.random.default_rng(seed), torch.Generator(device).manual_seed(seed)
+        rng, noise = np.random.default_rng(course.seed), torch.Generator(course.device).manual_seed(course.seed)
         rows = photos.validation[:32]
-        t = torch.linspace(TIMESTEPS // 2, TIMESTEPS - 1, len(rows), device=device).long()
+        t = torch.linspace(TIMESTEPS // 2, TIMESTEPS - 1, len(rows), device=course.device).long()
         with torch.no_grad():
             held_out = lesson.losses(rows, t, rng, noise)
         return {f"held_out_{name}": float(held_out[name]) for name in ("v", "perceptual", "meaning", "colour")}

@@ -69,12 +69,24 @@ class Rhythm:
     check_every: int = 1000
 
 
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Course:
+    """How a stage is trained: `batch` samples a step, all that is random by `seed`."""
+
+    batch: int
+    seed: int
+    rhythm: Rhythm
+    device: torch.device = CPU
+
+
 StepLoss = Callable[[int, float, np.random.Generator, torch.Generator], dict[str, Tensor]]
 """(samples, progress 0..1, numpy generator, torch generator) -> named losses of one part of a batch; `total` is
 minimised. The torch generator is on the device where the network is, and what is computed is to be there, too.
 """
 
-CPU = torch.device("cpu")
 _PARTS = 2
 """Parts of a batch on a CPU, each computed by a thread of its own that does not share its operations.
 
@@ -111,20 +123,18 @@ class Trainer:
     reaches the same weights as one that was not, as long as its budget counts steps.
     """
 
-    def __init__(
-        self, network: nn.Module, path: Path, rhythm: Rhythm, seed: int, batch: int, made_of: str = ""
-    ) -> None:
+    def __init__(self, network: nn.Module, path: Path, course: Course, made_of: str = "") -> None:
         """`made_of`: the positions of the earlier stages that the network comes from, where it is of no use to others.
 
         Raises TrainingStale: the checkpoint at `path` is of others.
         """
-        self.network, self.path, self.rhythm, self.seed, self.made_of = network, path, rhythm, seed, made_of
-        self.device = next(network.parameters()).device
+        self.network, self.path, self.made_of = network, path, made_of
+        self.rhythm, self.seed, self.device = course.rhythm, course.seed, course.device
         self.parts = _PARTS if self.device == CPU else 1
-        self.samples = max(1, batch // self.parts)  # of a part
+        self.samples = max(1, course.batch // self.parts)  # of a part
         self.parameters = {name: p for name, p in network.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=rhythm.rate, betas=(0.9, 0.99), weight_decay=rhythm.weight_decay
+            self.parameters.values(), lr=self.rhythm.rate, betas=(0.9, 0.99), weight_decay=self.rhythm.weight_decay
         )
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.step, self.seconds = 0, 0.0

@@ -23,8 +23,8 @@ from archiver.training.denoiser import estimate
 from archiver.training.features import Features, trained_autoencoder
 from archiver.training.finish import draw_coarse, draw_times, draw_window, finished_weights
 from archiver.training.loop import (
-    CPU,
     Budget,
+    Course,
     Rhythm,
     Trainer,
     autocast,
@@ -93,39 +93,30 @@ class _Lesson:
         return draw_window(x0.shape[-1], rng, _CELLS).latents(x0)
 
 
-def train_polish(
-    features: Features,
-    photos: Photos,
-    out: Path,
-    budget: Budget,
-    seed: int,
-    batch: int = 8,
-    rhythm: Rhythm = RHYTHM,
-    device: torch.device = CPU,
-) -> None:
+def train_polish(features: Features, photos: Photos, out: Path, budget: Budget, course: Course) -> None:
     """Train, or go on training, `out/polish.safetensors` from what the finish in `out` came to.
 
     Raises TrainingStale.
     """
-    torch.manual_seed(seed)
+    torch.manual_seed(course.seed)
     autoencoder = trained_autoencoder(out).requires_grad_(True)
     denoiser_weights, decoder_weights = finished_weights(out)
     autoencoder.decoder.load_state_dict(decoder_weights)
     denoiser = Denoiser().eval().requires_grad_(False)
     denoiser.load_state_dict(denoiser_weights)
-    network = placed(Polished(autoencoder), device)
+    network = placed(Polished(autoencoder), course.device)
     network.critics.load_state_dict(averaged_weights(out / "finish.safetensors", "critics"))
     sight = Sight(backbone_of(out / "semantics.safetensors"), network.critics)
     # It keeps the weights of before, so it comes first.
-    lesson = _Lesson(network, placed(denoiser, device), sight, features, photos)
-    trainer = Trainer(network, out / "polish.safetensors", rhythm, seed, batch, position(out / "finish.safetensors"))
-    probe = photos.pictures(photos.validation[:32], device)
+    lesson = _Lesson(network, placed(denoiser, course.device), sight, features, photos)
+    trainer = Trainer(network, out / "polish.safetensors", course, position(out / "finish.safetensors"))
+    probe = photos.pictures(photos.validation[:32], course.device)
 
     def loss(count: int, _progress: float, rng: np.random.Generator, noise: torch.Generator) -> dict[str, Tensor]:
         return lesson.losses(count, rng, noise)
 
     def check() -> dict[str, float]:
-        with torch.no_grad(), autocast(device):
+        with torch.no_grad(), autocast(course.device):
             made = network.autoencoder.decode(network.autoencoder.encode(probe))
             held_out = lesson.sight.losses(made, probe, 1)
         measured = {f"held_out_{name}": float(held_out[name]) for name in ("perceptual", "meaning", "colour")}

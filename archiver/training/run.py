@@ -13,6 +13,7 @@ import torch
 
 from archiver.errors import GpuMissing, TrainingStageMissing
 from archiver.models.embedded.profile import EmbeddedModels, ProfileMeta, init_random, save_profile
+from archiver.training import autoencoder, denoiser, finish, polish
 from archiver.training.autoencoder import train_autoencoder
 from archiver.training.data import load_photos
 from archiver.training.denoiser import train_denoiser
@@ -24,7 +25,7 @@ from archiver.training.features import (
     trained_semantics,
 )
 from archiver.training.finish import finished_weights, train_finish
-from archiver.training.loop import CPU, Budget, averaged_weights
+from archiver.training.loop import CPU, Budget, Course, averaged_weights
 from archiver.training.polish import polished_weights, train_polish
 from archiver.training.start import began_from, begin
 
@@ -46,8 +47,13 @@ class Stage(StrEnum):
     EXPORT = "export"
 
 
-_BATCHES = {Stage.AUTOENCODER: (16, 128), Stage.DENOISER: (32, 256), Stage.FINISH: (16, 64), Stage.POLISH: (8, 32)}
-"""Samples of a step, on a CPU and on a GPU of 16 GB or more."""
+_COURSES = {
+    Stage.AUTOENCODER: (autoencoder.RHYTHM, 16, 128),
+    Stage.DENOISER: (denoiser.RHYTHM, 32, 256),
+    Stage.FINISH: (finish.RHYTHM, 16, 64),
+    Stage.POLISH: (polish.RHYTHM, 8, 32),
+}
+"""Rhythm, and samples of a step on a CPU and on a GPU of 16 GB or more."""
 
 _SHARES = {Stage.AUTOENCODER: 0.2, Stage.DENOISER: 0.3, Stage.FINISH: 0.3, Stage.POLISH: 0.2}
 """Of the minutes, when all stages are run."""
@@ -107,23 +113,26 @@ def train(
         _require_earlier_stage(part, out)
         told = partial(tell, str(part))
         budget = Budget(steps, None if minutes is None else minutes * shares.get(part, 1.0), told, stop)
-        count = batch or _BATCHES.get(part, (0, 0))[where != CPU]
         match part:
             case Stage.AUTOENCODER:
-                side = min(_CROP, photos.pixels.shape[1])
-                settled = began_from(out) is not None
-                train_autoencoder(photos, out, budget, seed, count, side, device=where, settled=settled)
+                side, settled = min(_CROP, photos.pixels.shape[1]), began_from(out) is not None
+                train_autoencoder(photos, out, budget, _course(part, batch, seed, where), side, settled=settled)
             case Stage.FEATURES:
                 learn_semantics(photos, out, seed, where, told)
                 cache_latents(photos, out, where, told)
             case Stage.DENOISER:
-                train_denoiser(load_features(out), photos, out, budget, seed, count, device=where)
+                train_denoiser(load_features(out), photos, out, budget, _course(part, batch, seed, where))
             case Stage.FINISH:
-                train_finish(load_features(out), photos, out, budget, seed, count, device=where)
+                train_finish(load_features(out), photos, out, budget, _course(part, batch, seed, where))
             case Stage.POLISH:
-                train_polish(load_features(out), photos, out, budget, seed, count, device=where)
+                train_polish(load_features(out), photos, out, budget, _course(part, batch, seed, where))
             case Stage.EXPORT:
                 export(out, weights or out / "profile", name, licence, long_side)
+
+
+def _course(stage: Stage, batch: int | None, seed: int, device: torch.device) -> Course:
+    rhythm, *batches = _COURSES[stage]
+    return Course(batch or batches[device != CPU], seed, rhythm, device)
 
 
 def _device(wanted: str) -> torch.device:
@@ -158,15 +167,15 @@ def export(out: Path, weights: Path, name: str, licence: str, long_side: int = _
     finished = (out / "finish.safetensors").exists()
     presets = ""
     blank = init_random(0, _WORKING_SIDES * long_side if finished else long_side)
-    autoencoder = trained_autoencoder(out)
+    network = trained_autoencoder(out)
     if finished:
-        denoiser, decoder = finished_weights(out)
-        blank.denoiser.load_state_dict(denoiser)
-        autoencoder.decoder.load_state_dict(decoder)
+        denoiser_weights, decoder_weights = finished_weights(out)
+        blank.denoiser.load_state_dict(denoiser_weights)
+        network.decoder.load_state_dict(decoder_weights)
         if (out / "polish.safetensors").exists():
-            autoencoder.load_state_dict(autoencoder.state_dict() | polished_weights(out))
+            network.load_state_dict(network.state_dict() | polished_weights(out))
         presets = _PRESETS.read_text(encoding="utf-8")
     else:
         blank.denoiser.load_state_dict(averaged_weights(out / "denoiser.safetensors"))
-    models = EmbeddedModels(autoencoder, blank.denoiser, trained_semantics(out), blank.alphas_cumprod, blank.meta)
+    models = EmbeddedModels(network, blank.denoiser, trained_semantics(out), blank.alphas_cumprod, blank.meta)
     return save_profile(weights, models, name, licence, presets)

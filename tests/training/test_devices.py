@@ -15,12 +15,13 @@ from archiver.training.data import Photos, load_photos
 from archiver.training.denoiser import train_denoiser
 from archiver.training.features import Features, load_features
 from archiver.training.finish import train_finish
-from archiver.training.loop import Budget, Trainer, workers
+from archiver.training.loop import Budget, Course, Rhythm, Trainer, workers
 from archiver.training.polish import train_polish
 from archiver.training.run import train
 
 META = torch.device("meta")
 ONE = Budget(steps=1)
+COURSE = Course(4, 0, Rhythm(rate=1e-3), META)
 
 
 class _Generator:
@@ -68,10 +69,10 @@ def trained(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 Stage = Callable[[Features, Photos, Path], None]
 STAGES: dict[str, Stage] = {
-    "autoencoder": lambda _, photos, out: train_autoencoder(photos, out, ONE, 0, 4, 48, device=META),
-    "denoiser": lambda features, photos, out: train_denoiser(features, photos, out, ONE, 0, 4, device=META),
-    "finish": lambda features, photos, out: train_finish(features, photos, out, ONE, 0, 4, device=META),
-    "polish": lambda features, photos, out: train_polish(features, photos, out, ONE, 0, 4, device=META),
+    "autoencoder": lambda _, photos, out: train_autoencoder(photos, out, ONE, COURSE, 48),
+    "denoiser": lambda features, photos, out: train_denoiser(features, photos, out, ONE, COURSE),
+    "finish": lambda features, photos, out: train_finish(features, photos, out, ONE, COURSE),
+    "polish": lambda features, photos, out: train_polish(features, photos, out, ONE, COURSE),
 }
 
 

@@ -23,7 +23,7 @@ from archiver.training.autoencoder import train_autoencoder
 from archiver.training.data import Photos, load_photos
 from archiver.training.denoiser import train_denoiser
 from archiver.training.features import Features, load_features
-from archiver.training.loop import Budget, Rhythm, position
+from archiver.training.loop import Budget, Course, Rhythm, position
 from archiver.training.run import train
 
 RHYTHM = Rhythm(rate=1e-3, warm_up=2, save_every=2, log_every=1, check_every=4)
@@ -65,7 +65,7 @@ def test_a_resumed_autoencoder_equals_an_uninterrupted_one(
     whole.mkdir(), cut.mkdir()
 
     def run(out: Path) -> None:
-        train_autoencoder(photos, out, FIVE, seed=5, batch=2, side=32, rhythm=RHYTHM)
+        train_autoencoder(photos, out, FIVE, Course(2, 5, RHYTHM), 32)
 
     run(whole)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -93,7 +93,7 @@ def test_a_resumed_denoiser_equals_an_uninterrupted_one(
     features = _features(len(photos.pixels), 8)
 
     def run(out: Path) -> None:
-        train_denoiser(features, photos, out, FIVE, seed=5, batch=4, rhythm=RHYTHM)
+        train_denoiser(features, photos, out, FIVE, Course(4, 5, RHYTHM))
 
     run(whole)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -125,7 +125,7 @@ def test_a_resumed_later_stage_equals_an_uninterrupted_one(
     photos = load_photos(shards, whole, 64)
 
     def run(out: Path) -> None:
-        train_stage(load_features(out), photos, out, FIVE, seed=5, batch=4, rhythm=RHYTHM)
+        train_stage(load_features(out), photos, out, FIVE, Course(4, 5, RHYTHM))
 
     run(whole)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -146,24 +146,24 @@ def test_a_training_that_is_told_to_stop_saves_its_last_step(photos: Photos, tmp
     rhythm = replace(RHYTHM, save_every=100, log_every=2, check_every=100)
     for out, budget in ((tmp_path / "cut", Budget(5, tell=tell, stop=stop)), (tmp_path / "whole", FIVE)):
         out.mkdir()
-        train_denoiser(features, photos, out, budget, seed=5, batch=4, rhythm=rhythm)
+        train_denoiser(features, photos, out, budget, Course(4, 5, rhythm))
     assert heard == [(0.2, set()), (0.4, {"total", "gradient"}), (0.6, set())]
     assert json.loads(position(tmp_path / "cut" / "denoiser.safetensors"))["step"] == 3
-    train_denoiser(features, photos, tmp_path / "cut", FIVE, seed=5, batch=4, rhythm=rhythm)
+    train_denoiser(features, photos, tmp_path / "cut", FIVE, Course(4, 5, rhythm))
     _assert_same_checkpoint(tmp_path / "whole" / "denoiser.safetensors", tmp_path / "cut" / "denoiser.safetensors")
 
 
 def test_a_spent_budget_trains_no_further(photos: Photos, tmp_path: Path) -> None:
     features = _features(len(photos.pixels), 8)
-    train_denoiser(features, photos, tmp_path, Budget(steps=2), seed=1, batch=2, rhythm=RHYTHM)
+    train_denoiser(features, photos, tmp_path, Budget(steps=2), Course(2, 1, RHYTHM))
     before = (tmp_path / "denoiser.safetensors").read_bytes()
-    train_denoiser(features, photos, tmp_path, Budget(steps=2), seed=1, batch=2, rhythm=RHYTHM)
+    train_denoiser(features, photos, tmp_path, Budget(steps=2), Course(2, 1, RHYTHM))
     assert (tmp_path / "denoiser.safetensors").read_bytes() == before
 
 
 def test_the_journal_has_a_line_of_losses_for_every_logged_step(photos: Photos, tmp_path: Path) -> None:
     features = _features(len(photos.pixels), 8)
-    train_denoiser(features, photos, tmp_path, Budget(steps=4), seed=1, batch=2, rhythm=RHYTHM)
+    train_denoiser(features, photos, tmp_path, Budget(steps=4), Course(2, 1, RHYTHM))
     rows = [json.loads(line) for line in (tmp_path / "denoiser.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(np.isfinite(row["total"]) for row in rows) and "held_out" in rows[-1]
