@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from archiver.errors import TrainingBegun
 from archiver.models.embedded.profile import load_embedded
 from archiver.training.autoencoder import Judged
 from archiver.training.loop import position_at, write_safetensors
-
-_MARK = "start.json"  # of a run that began from a profile; says from which
 
 
 def begin(profile: Path, out: Path, seed: int) -> None:
@@ -35,18 +33,18 @@ def begin(profile: Path, out: Path, seed: int) -> None:
     at = {"position": position_at(0, 0.0, seed)}
     scale = {"latent_mean": models.autoencoder.latent_mean, "latent_std": models.autoencoder.latent_std}
     write_safetensors(out / "latent_scale.safetensors", scale, at)
-    write_safetensors(out / "semantics.safetensors", models.semantics.state_dict())
+    write_safetensors(out / "semantics.safetensors", models.semantics.state_dict(), whence)  # no stage writes it anew
     write_safetensors(out / "denoiser.safetensors", _checkpoint(models.denoiser), at)
-    (out / _MARK).write_text(json.dumps(whence), encoding="utf-8")
     write_safetensors(out / "autoencoder.safetensors", _checkpoint(judged), at)
 
 
 def began_from(out: Path) -> dict[str, str] | None:
     """Name and digest of the profile that the run in `out` began from, if it did."""
-    mark = out / _MARK
-    if not mark.exists():
+    semantics = out / "semantics.safetensors"
+    if not semantics.exists():
         return None
-    whence: dict[str, str] = json.loads(mark.read_text(encoding="utf-8"))
+    with safe_open(semantics, framework="pt") as file:
+        whence: dict[str, str] | None = file.metadata()
     return whence
 
 

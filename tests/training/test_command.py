@@ -8,6 +8,7 @@ from pathlib import Path
 from click.testing import CliRunner, Result
 
 from archiver.cli.main import cli
+from archiver.training.start import began_from
 
 
 def typed(shards: Path, out: Path, *options: str) -> Result:
@@ -23,7 +24,8 @@ def test_it_begins_from_a_profile_of_the_package(shards: Path, tmp_path: Path) -
         "stage": "autoencoder",
         "stopped": False,
     }
-    assert json.loads((tmp_path / "start.json").read_text())["profile"] == "embedded-1"
+    whence = began_from(tmp_path)
+    assert whence is not None and whence["profile"] == "embedded-1"
     (row,) = (tmp_path / "autoencoder.jsonl").read_text().splitlines()
     assert json.loads(row)["psnr"] > 20, "it knows pictures from its first step on"
 

@@ -97,7 +97,10 @@ def test_every_stage_trains_on_from_a_profile(shards: Path, tmp_path: Path) -> N
     given, out = tmp_path / "given", tmp_path / "out"
     save_profile(given, init_random(7, long_side=64), "embedded-1", "Apache-2.0")
     heard: dict[str, float] = {}
-    tell = lambda stage, share, _: heard.__setitem__(stage, share)  # noqa: E731
+
+    def tell(stage: str, share: float, _measured: dict[str, float]) -> None:
+        heard[stage] = share
+
     train(shards, out, "all", steps=1, long_side=64, start=given, tell=tell)
     assert list(heard) == ["photographs", "autoencoder", "features", "denoiser", "finish", "polish"]
     assert set(heard.values()) == {1.0}
