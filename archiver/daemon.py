@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -56,7 +57,7 @@ def run(settings: Settings, path: Path | None = None) -> None:
             with open_site(settings) as site, site.catalog.instance_lock():
                 _serve(site, signals, notifier)
             # Cleared before anything is looked at: a signal that comes from here on wakes the next round.
-            signals.wake.clear()
+            signals.clear()
             if signals.stop.is_set():
                 return
             settings = _reload(settings, path)
@@ -64,11 +65,29 @@ def run(settings: Settings, path: Path | None = None) -> None:
 
 
 class _Signals:
-    """What the process was asked to do, waited for by the main thread: `wake` alone asks for a reload."""
+    """What the process was asked to do, waited for by the main thread: a signal that sets no `stop` asks for a reload.
+
+    Signals are handled between two steps of the main thread. Were it about to wait for an Event, the handler could not
+    set that Event: the lock within would be taken, by the thread that has to return from the handler first. A
+    SimpleQueue may be put to from anywhere.
+    """
 
     def __init__(self) -> None:
-        self.wake = threading.Event()
-        self.stop = threading.Event()
+        self.stop = threading.Event()  # which is never waited for
+        self._came: SimpleQueue[int] = SimpleQueue()
+
+    def wait(self, seconds: float | None) -> bool:
+        """Whether one came within this time."""
+        try:
+            self._came.get(timeout=seconds)
+        except Empty:
+            return False
+        return True
+
+    def clear(self) -> None:
+        """Forget those that came until now."""
+        while self.wait(0):
+            pass
 
     @contextmanager
     def installed(self) -> Iterator[None]:
@@ -83,7 +102,7 @@ class _Signals:
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         if number != signal.SIGHUP:
             self.stop.set()
-        self.wake.set()
+        self._came.put(number)
 
 
 def _serve(site: Site, signals: _Signals, notifier: Notifier) -> None:
@@ -102,7 +121,7 @@ def _serve(site: Site, signals: _Signals, notifier: Notifier) -> None:
         scheduler.start()
         notifier.ready(f"watching {len(site.tiers)} tiers")
         _LOG.info("started", extra={"tiers": len(site.tiers)})
-        while not signals.wake.wait(notifier.interval):
+        while not signals.wait(notifier.interval):
             # The main thread only waits, so the watchdog is fed on behalf of the scheduler: a dead scheduler starves
             # it.
             if scheduler.running and jobs.alive():
