@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from threading import Event
+from queue import SimpleQueue
+from threading import Event, Thread
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -92,16 +93,29 @@ def common_options() -> list[click.Option]:
 @contextmanager
 def interruptible(invocation: Invocation, what: str = "file") -> Iterator[Event]:
     """The first Ctrl-C (or SIGTERM) lets `what` is in hand be finished; the second one ends the program at once."""
+    came: SimpleQueue[bool] = SimpleQueue()
+    asked = False
 
     def ask(_number: int, _frame: FrameType | None) -> None:
-        if invocation.stop.is_set():
+        nonlocal asked
+        if asked:
             raise KeyboardInterrupt
-        invocation.stop.set()
-        sys.stderr.write(f"\nstopping after the {what} in hand; once more to stop at once\n")
+        asked = True
+        came.put(True)
 
+    def pass_on() -> None:
+        # Not the handler: it runs between two steps of the main thread, which may hold the Event's lock just then.
+        if came.get():
+            invocation.stop.set()
+            sys.stderr.write(f"\nstopping after the {what} in hand; once more to stop at once\n")
+
+    messenger = Thread(target=pass_on, name="interrupts", daemon=True)
+    messenger.start()
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield invocation.stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        came.put(False)
+        messenger.join()

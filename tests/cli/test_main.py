@@ -179,3 +179,17 @@ def test_the_first_interrupt_lets_the_file_in_hand_be_finished(tmp_path: Path) -
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split() == ["finished", "stopped"], done.stderr
     assert signal.getsignal(signal.SIGINT) is not None
+
+
+def test_an_interrupt_is_heeded_in_the_middle_of_a_wait() -> None:
+    """Where the main thread holds the lock of the Event that it is about to wait for."""
+    program = (
+        "import os, signal\n"
+        "from archiver.cli.invocation import Invocation, interruptible\n"
+        "with interruptible(Invocation()) as stop:\n"
+        "    with stop._cond:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    print(stop.wait(60))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert done.stdout.split() == ["True"], done.stderr
