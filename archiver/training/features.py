@@ -83,11 +83,14 @@ def _batches(rows: NDArray[np.int64], device: torch.device) -> Iterator[NDArray[
 def _for_all(photos: Photos, device: torch.device, tell: Tell, work: Callable[[NDArray[np.int64]], None]) -> None:
     """Do `work` on batches of rows of all photographs, in threads; it writes its results by row."""
     batches = list(_batches(np.arange(len(photos.pixels)), device))
-    with workers() as pool:
+    pool = workers()
+    try:
         for number, _ in enumerate(pool.map(work, batches)):
             tell((number + 1) / len(batches), {})
             if number % 100 == 0:
                 log.info("features: %d of %d", batches[number][0], len(photos.pixels))
+    finally:
+        pool.shutdown(cancel_futures=True)  # who is told may have had enough
 
 
 def _save_array(path: Path, array: NDArray[np.generic]) -> None:

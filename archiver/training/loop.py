@@ -36,6 +36,10 @@ def nobody(_share: float, _measured: dict[str, float]) -> None:
     """Who is told, where nobody asked."""
 
 
+class Stopped(Exception):
+    """Raised by who is told, to end a stage that keeps nothing before its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """How far a stage goes: the first of `steps` and `minutes` (of training, over all resumptions) that is reached.

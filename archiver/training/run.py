@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from archiver.training.features import (
     trained_semantics,
 )
 from archiver.training.finish import finished_weights, train_finish
-from archiver.training.loop import CPU, Budget, Course, averaged_weights
+from archiver.training.loop import CPU, Budget, Course, Stopped, Tell, averaged_weights
 from archiver.training.polish import polished_weights, train_polish
 from archiver.training.start import began_from, begin
 
@@ -89,7 +90,7 @@ def train(
     (default `out/profile`), for pictures twice as large with the finish. `device` is "cpu", "cuda" or "auto", the GPU
     where there is one; `batch` samples make a step (default: by stage and device). `start` is a profile's folder, from
     whose weights an empty `out` begins. `tell` hears by name how far a stage has come; when `stop` is set, the step in
-    hand is the last one, and is saved.
+    hand is the last one, and is saved; features that are half done are dropped.
     Raises TrainingDataMissing, TrainingStageMissing, TrainingStale, TrainingBegun, GpuMissing, ModelsNotInstalled, what
     reading a profile raises, and ValueError (no limit, unknown stage).
     """
@@ -105,29 +106,41 @@ def train(
         begin(start, out, seed)
     shares = _SHARES if len(stages) > 1 else {}
     stop = stop or Event()
-    photos = load_photos(data, out, long_side, partial(tell, "photographs"))
-    for part in stages:
-        if stop.is_set():
-            return
-        log.info("stage %s on %s", part, where)
-        _require_earlier_stage(part, out)
-        told = partial(tell, str(part))
-        budget = Budget(steps, None if minutes is None else minutes * shares.get(part, 1.0), told, stop)
-        match part:
-            case Stage.AUTOENCODER:
-                side, settled = min(_CROP, photos.pixels.shape[1]), began_from(out) is not None
-                train_autoencoder(photos, out, budget, _course(part, batch, seed, where), side, settled=settled)
-            case Stage.FEATURES:
-                learn_semantics(photos, out, seed, where, told)
-                cache_latents(photos, out, where, told)
-            case Stage.DENOISER:
-                train_denoiser(load_features(out), photos, out, budget, _course(part, batch, seed, where))
-            case Stage.FINISH:
-                train_finish(load_features(out), photos, out, budget, _course(part, batch, seed, where))
-            case Stage.POLISH:
-                train_polish(load_features(out), photos, out, budget, _course(part, batch, seed, where))
-            case Stage.EXPORT:
-                export(out, weights or out / "profile", name, licence, long_side)
+    with suppress(Stopped):
+        photos = load_photos(data, out, long_side, _ending(partial(tell, "photographs"), stop))
+        for part in stages:
+            if stop.is_set():
+                return
+            log.info("stage %s on %s", part, where)
+            _require_earlier_stage(part, out)
+            told = partial(tell, str(part))
+            budget = Budget(steps, None if minutes is None else minutes * shares.get(part, 1.0), told, stop)
+            match part:
+                case Stage.AUTOENCODER:
+                    side, settled = min(_CROP, photos.pixels.shape[1]), began_from(out) is not None
+                    train_autoencoder(photos, out, budget, _course(part, batch, seed, where), side, settled=settled)
+                case Stage.FEATURES:
+                    learn_semantics(photos, out, seed, where, _ending(told, stop))
+                    cache_latents(photos, out, where, _ending(told, stop))
+                case Stage.DENOISER:
+                    train_denoiser(load_features(out), photos, out, budget, _course(part, batch, seed, where))
+                case Stage.FINISH:
+                    train_finish(load_features(out), photos, out, budget, _course(part, batch, seed, where))
+                case Stage.POLISH:
+                    train_polish(load_features(out), photos, out, budget, _course(part, batch, seed, where))
+                case Stage.EXPORT:
+                    export(out, weights or out / "profile", name, licence, long_side)
+
+
+def _ending(tell: Tell, stop: Event) -> Tell:
+    """`tell`, which raises Stopped in the middle of what keeps nothing before its end."""
+
+    def told(share: float, measured: dict[str, float]) -> None:
+        tell(share, measured)
+        if stop.is_set() and share < 1:
+            raise Stopped
+
+    return told
 
 
 def _course(stage: Stage, batch: int | None, seed: int, device: torch.device) -> Course:

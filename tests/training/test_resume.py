@@ -153,6 +153,21 @@ def test_a_training_that_is_told_to_stop_saves_its_last_step(photos: Photos, tmp
     _assert_same_checkpoint(tmp_path / "whole" / "denoiser.safetensors", tmp_path / "cut" / "denoiser.safetensors")
 
 
+def test_features_that_are_told_to_stop_do_so_at_once_and_are_computed_again(shards: Path, tmp_path: Path) -> None:
+    train(shards, tmp_path, "autoencoder", steps=1, long_side=64)
+    stop, heard = Event(), []
+
+    def tell(stage: str, share: float, _measured: dict[str, float]) -> None:
+        heard.append((stage, share < 1))
+        stop.set()
+
+    train(shards, tmp_path, "features", long_side=64, tell=tell, stop=stop)
+    assert heard == [("features", True)]
+    assert not (tmp_path / "embeddings.npy").exists()
+    train(shards, tmp_path, "features", long_side=64)
+    assert len(load_features(tmp_path).latents) == len(load_photos(shards, tmp_path, 64).pixels)
+
+
 def test_a_spent_budget_trains_no_further(photos: Photos, tmp_path: Path) -> None:
     features = _features(len(photos.pixels), 8)
     train_denoiser(features, photos, tmp_path, Budget(steps=2), Course(2, 1, RHYTHM))
