@@ -12,9 +12,12 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from archiver import gallery
-from archiver.config import Settings, load
-from archiver.errors import DemoFolderTaken, DemoWithoutPhotographs
+from archiver.access.client import let_through
+from archiver.config import RecallSettings, Settings, load
+from archiver.errors import DemoFolderTaken, DemoWithoutPhotographs, ImageRefused
 from archiver.formats.folder import photographs
+from archiver.formats.inspection import refuse_ours
+from archiver.formats.pixels import decoding
 from archiver.lifecycle.outcome import Listener, Outcome, Result
 from archiver.lifecycle.site import open_site
 from archiver.setup import create, starting_config, write_config
@@ -90,7 +93,7 @@ class Demonstration:
     profile: str
     scheme: str
     specimens: tuple[Specimen, ...]
-    unreadable: tuple[Path, ...]  # of the chosen photographs, left out
+    left_out: dict[Path, str]  # of the chosen photographs, and why
 
 
 def demonstrate(
@@ -110,7 +113,8 @@ def demonstrate(
     chosen = _photographs(source, count)
     photos = work.absolute() / "photos"
     photos.mkdir(parents=True)
-    specimens, originals, unreadable = _copies(chosen, photos)
+    with let_through(RecallSettings().socket):  # what was released is left out, and not recalled for this
+        specimens, originals, left_out = _copies(chosen, photos)
     if not specimens:
         raise DemoWithoutPhotographs(where=source)
     config, settings = _configure(work.absolute(), photos)
@@ -139,7 +143,7 @@ def demonstrate(
         profile=settings.model.profile,
         scheme=settings.rule[0].scheme,
         specimens=tuple(specimens),
-        unreadable=tuple(unreadable),
+        left_out=left_out,
     )
     entries = [_entry(demonstration, specimen, originals, placeholders) for specimen in specimens]
     gallery.contact_sheet(entries, demonstration.sheet_png, demonstration.sheet_html)
@@ -177,25 +181,30 @@ def _photographs(source: Path | None, count: int) -> list[tuple[Path, str, str]]
 
 def _copies(
     chosen: Sequence[tuple[Path, str, str]], photos: Path
-) -> tuple[list[Specimen], dict[Path, Image.Image], list[Path]]:
-    """Copies, thumbnails of them by path, and what cannot be opened and was left out."""
-    specimens, originals, unreadable = [], {}, []
+) -> tuple[list[Specimen], dict[Path, Image.Image], dict[Path, str]]:
+    """Copies, thumbnails of them by path, and what was left out, and why."""
+    specimens: list[Specimen] = []
+    originals: dict[Path, Image.Image] = {}
+    left_out: dict[Path, str] = {}
     for original, name, suffix in chosen:
         path = photos / name
         try:
-            made = _copy(original, path, suffix)
-            originals[path], (width, height) = _thumbnail(path)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what Pillow raises of a bad file
+            with decoding():
+                made = _copy(original, path, suffix)
+                originals[path], (width, height) = _thumbnail(path)
+        except (ImageRefused, OSError) as error:
             path.unlink(missing_ok=True)
-            unreadable.append(original)
+            left_out[original] = error.message if isinstance(error, ImageRefused) else str(error.strerror)
             continue
         content = path.read_bytes()
         sha256 = hashlib.sha256(content).hexdigest()
         specimens.append(Specimen(name, path, made, len(content), sha256, width, height))
-    return specimens, originals, unreadable
+    return specimens, originals, left_out
 
 
 def _copy(original: Path, path: Path, suffix: str) -> str:
+    with original.open("rb") as file:
+        refuse_ours(file)
     if suffix:
         _save_as(original, path)
         return f"{original.name}, saved as {suffix[1:].upper()}"

@@ -74,6 +74,7 @@ def quality(
     nothing; columns with a star are judged by the coder's own. docs/benchmarks.md explains the measures.
     """
     try:
+        from archiver.access.client import let_through
         from archiver.codec.record import Scheme
         from archiver.quality import study
         from archiver.quality.bench import Options
@@ -98,14 +99,15 @@ def quality(
         )
     options = Options(wanted, _CODECS if codecs is None else codecs, whole=whole, preset=settings.model.preset)
     told = advancing(invocation.output, "measuring", "measured", len(paths))
-    with interruptible(invocation) as stop, told as advance:
+    # What was released is left out, and not recalled for this.
+    with let_through(settings.recall.socket), interruptible(invocation) as stop, told as advance:
         report = study.study(paths, settings, options, out, stop, advance)
     invocation.output.json(report, "quality")
     if not invocation.as_json:
         _show(invocation.output, report)
     if stop.is_set():
         return EXIT_INTERRUPTED
-    return EXIT_WARNINGS if report.unreadable else EXIT_OK
+    return EXIT_WARNINGS if report.left_out else EXIT_OK
 
 
 def _show(output: Output, report: Report) -> None:
@@ -120,8 +122,8 @@ def _show(output: Output, report: Report) -> None:
     )
     output.text("semantics: cosine by EfficientNet-Lite2, which codes nothing. * judged by the coder's own network,")
     output.text("in the coder's favour. held to: bytes, a scheme's bytes on the same picture, or the lowest setting.")
-    for path in report.unreadable:
-        output.warn(f"{printable(str(path))} cannot be read and was left out")
+    for path, reason in report.left_out.items():
+        output.warn(f"{printable(str(path))} was left out: {printable(reason)}")
     output.facts(
         [("table", str(report.table)), ("plot", str(report.plot)), *(("sheet", str(s)) for s in report.sheets)]
     )

@@ -87,8 +87,8 @@ def _show(output: Output, made: Demonstration) -> None:
             "",
         ],
     )
-    for path in made.unreadable:
-        output.warn(f"{printable(str(path))} cannot be opened and was left out")
+    for path, reason in made.left_out.items():
+        output.warn(f"{printable(str(path))} was left out: {printable(reason)}")
     output.text("A recalled image has its old length again, and its pixels are synthetic: look at the contact sheet.")
     output.text("The originals of the copies are held for 30 days; only then is their space free.")
     output.text()

@@ -55,7 +55,7 @@ def survey(file: BinaryIO, limits: Limits) -> Inspection:
     fmt = sniff(head)
     if fmt is None:
         raise ImageRefused(reason=Refusal.UNSUPPORTED_FORMAT, detail=name_of(head))
-    _refuse_ours(file)
+    refuse_ours(file)
     if length < limits.smallest_file:
         raise ImageRefused(reason=Refusal.TOO_SMALL, detail=f"{length} bytes: a placeholder takes as much")
     structure = container_of(fmt).examine(file)
@@ -69,7 +69,8 @@ def survey(file: BinaryIO, limits: Limits) -> Inspection:
     return Inspection(fmt, structure.width, structure.height, orientation, structure.mode, metadata)
 
 
-def _refuse_ours(file: BinaryIO) -> None:
+def refuse_ours(file: BinaryIO) -> None:
+    """Raise ImageRefused for a placeholder, and for what was generated from one and never edited."""
     try:
         found = look(file)
     except (EnvelopeDamaged, RecordVersionUnknown) as error:

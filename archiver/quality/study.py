@@ -13,6 +13,7 @@ from threading import Event
 from archiver.config import Settings
 from archiver.decoder.engine import Engine, open_engine
 from archiver.errors import ImageRefused, NothingToMeasure, ProfileInvalid
+from archiver.formats.inspection import refuse_ours
 from archiver.models.vault import Vault
 from archiver.quality import plots, sheets
 from archiver.quality.bench import Bench, Options, Pixels, Reconstruct, Result
@@ -23,13 +24,13 @@ from archiver.quality.summary import Summaries, Summary
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a run found, and where it is written."""
+    """What a run found, and where it is written. left_out: what was not measured, and why."""
 
     profile: str
     fingerprint: bytes
     preset: str
     pictures: int
-    unreadable: tuple[Path, ...]
+    left_out: dict[Path, str]
     seconds: float
     summaries: tuple[Summary, ...]
     table: Path
@@ -97,7 +98,7 @@ def study(
         fingerprint=engine.profile.fingerprint,
         preset=settings.model.preset,
         pictures=len(gathered.measured),
-        unreadable=tuple(gathered.unreadable),
+        left_out=gathered.left_out,
         seconds=time.monotonic() - began,
         summaries=found,
         table=out / "table.md",
@@ -110,7 +111,7 @@ def study(
 class _Gathered:
     summaries: Summaries = field(default_factory=Summaries)
     measured: list[Path] = field(default_factory=list)
-    unreadable: list[Path] = field(default_factory=list)
+    left_out: dict[Path, str] = field(default_factory=dict)
     strips: list[Path] = field(default_factory=list)
 
 
@@ -130,10 +131,13 @@ def _measure_all(
         for path in paths:
             if stop.is_set():
                 break
+            if reason := _refused(path):
+                gathered.left_out[path] = reason
+                continue
             try:
                 result = bench.result(path, gathered.measured[-1] if gathered.measured else None)
-            except ImageRefused:
-                gathered.unreadable.append(path)
+            except ImageRefused as error:
+                gathered.left_out[path] = error.message
                 continue
             gathered.measured.append(path)
             gathered.summaries.add(result)
@@ -144,6 +148,18 @@ def _measure_all(
         raise NothingToMeasure(path=paths[0].parent)
     partial.replace(out / "results.jsonl")
     return gathered
+
+
+def _refused(path: Path) -> str | None:
+    """Why the file at `path` is no photograph to measure by: what was released, or cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            refuse_ours(file)
+    except ImageRefused as error:
+        return error.message
+    except OSError as error:
+        return error.strerror
+    return None
 
 
 def _strip(result: Result, options: Options, path: Path) -> Path:

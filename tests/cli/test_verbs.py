@@ -412,7 +412,7 @@ def test_the_demo_shows_the_whole_way_and_leaves_the_originals_alone(tmp_path: P
     shown = answer.lines[-1]
     assert shown["type"] == "demo"
     assert len(shown["specimens"]) == 4
-    assert shown["unreadable"] == [str(tmp_path / "mine" / "4.jpg")]
+    assert set(shown["left_out"]) == {str(tmp_path / "mine" / "4.jpg")}
     assert tree(tmp_path / "mine") == before
     assert (tmp_path / "work" / "contact-sheet.png").stat().st_size > 0
     assert "SYNTHETIC" in (tmp_path / "work" / "contact-sheet.html").read_text()

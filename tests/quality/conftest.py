@@ -10,6 +10,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from archiver.formats import build_placeholder
+from tests.formats import image_samples
+
 pytest.importorskip("brisque")
 pytest.importorskip("skimage")
 
@@ -33,11 +36,14 @@ def photos() -> list[NDArray[np.uint8]]:
 
 @pytest.fixture(scope="session")
 def folder(photos: list[NDArray[np.uint8]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two of them as files, and one file that is none."""
+    """Two of them as files, one file that is none, and a placeholder."""
     place = tmp_path_factory.mktemp("photos")
     for name, pixels in zip(("one.png", "two.jpg"), photos, strict=False):
         Image.fromarray(pixels).save(place / name)
     (place / "three.jpg").write_bytes(b"\xff\xd8\xff\xe0 this is no photograph")
+    data = image_samples.samples()["jpeg"]
+    envelope, metadata = image_samples.envelope_for(data, bytes(100)), image_samples.inspected(data).metadata
+    (place / "four.jpg").write_bytes(build_placeholder(envelope, metadata, image_samples.PREVIEW))
     return place
 
 

@@ -58,7 +58,9 @@ def test_an_interrupted_run_goes_on_and_repeats_nothing(
     first = run(folder, weights, out)
     assert measured == ["two.jpg"]
     assert first.pictures == 2
-    assert [path.name for path in first.unreadable] == ["three.jpg"]
+    reasons = {path.name: reason for path, reason in first.left_out.items()}
+    assert reasons.keys() == {"three.jpg", "four.jpg"}
+    assert "it carries a record" in reasons["four.jpg"]
     again = run(folder, weights, out)
     assert measured == ["two.jpg"]
     assert again.summaries == first.summaries
