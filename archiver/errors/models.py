@@ -30,7 +30,7 @@ class NothingToMeasure(ArchiverError):
     """no photograph in {path}"""
 
     exit_code = 2
-    hint = "Name a folder of JPEG, PNG, WebP or TIFF photographs, at least two."
+    hint = "Name a folder of JPEG, PNG, WebP or TIFF photographs, at least two, that were not released."
 
 
 class HubNotInstalled(ArchiverError):

@@ -43,7 +43,10 @@ class DemoWithoutPhotographs(ArchiverError):
     """no photographs in {where}"""
 
     exit_code = 2
-    hint = "Name a folder that has some (`archiver demo DIR`), or `pip install 'archiver[demo]'` for a few free ones."
+    hint = (
+        "Name a folder that has some which were not released (`archiver demo DIR`), "
+        "or `pip install 'archiver[demo]'` for a few free ones."
+    )
 
 
 class TierUnknown(ArchiverError):
