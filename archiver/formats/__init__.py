@@ -28,7 +28,7 @@ from archiver.formats.facts import (
 if TYPE_CHECKING:
     from archiver.formats.containers import sniff
     from archiver.formats.generation import encode_exact
-    from archiver.formats.inspection import inspect, load_picture, survey
+    from archiver.formats.inspection import load_picture, survey
     from archiver.formats.payload import payload_end, placed_behind, read_payload
     from archiver.formats.placeholder import build_placeholder
     from archiver.formats.reading import read_envelope, read_metadata
@@ -51,7 +51,6 @@ __all__ = [
     "SourceFacts",
     "build_placeholder",
     "encode_exact",
-    "inspect",
     "load_picture",
     "look",
     "payload_end",
@@ -68,7 +67,6 @@ _FUNCTIONS = {
     "Found": "stamp",
     "build_placeholder": "placeholder",
     "encode_exact": "generation",
-    "inspect": "inspection",
     "load_picture": "inspection",
     "look": "stamp",
     "payload_end": "payload",

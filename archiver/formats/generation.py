@@ -39,7 +39,7 @@ def encode_exact(pixels_upright: NDArray[np.uint8], envelope: Envelope, metadata
     `pixels_upright` is uint8 (h, w, 3), sRGB, at any size; it is brought to the source's dimensions, orientation,
     mode and colour profile. A reader waits for it: a picture gets no quality that nobody could see, and where it nearly
     fills its file no better one is looked for; padding fills the rest. The same arguments give the same bytes on one
-    machine. Raises ImageRefused(DOES_NOT_FIT) if not even one flat colour fits; `inspect` refuses such files.
+    machine. Raises ImageRefused(DOES_NOT_FIT) if not even one flat colour fits; `survey` refuses such files.
     """
     facts = envelope.source
     container = container_of(facts.format)

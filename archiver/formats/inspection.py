@@ -30,20 +30,10 @@ _PLENTY = 16  # bytes for each 16x16 pixels: every format codes one flat colour 
 _RESERVE = RECORD_ROOM + 1024  # bytes for a record, its envelope and the container's own headers
 
 
-def inspect(file: BinaryIO, limits: Limits) -> Inspection:
-    """Read the container and decode the picture once.
+def survey(file: BinaryIO, limits: Limits) -> Inspection:
+    """Read the container, which says all but whether the pixels decode; `load_picture` finds that out.
 
     Raises ImageRefused with the reason why the file must stay as it is.
-    """
-    inspection = survey(file, limits)
-    _decode(file, inspection, (1, 1))
-    return inspection
-
-
-def survey(file: BinaryIO, limits: Limits) -> Inspection:
-    """What `inspect` finds, without decoding: enough where `load_picture` follows, or for bytes known to be whole.
-
-    Raises ImageRefused as `inspect` does, but for pixels that do not decode.
     """
     length = file_length(file)
     if length == 0:
@@ -112,19 +102,17 @@ def _smallest_picture(structure: Structure, fmt: Format, room: int) -> int:
 def load_picture(file: BinaryIO, inspection: Inspection, long_side: int, multiple: int) -> Picture:
     """The picture upright, in sRGB, at working size (see `working_size`; sides in pixels).
 
-    It is decoded to its end: raises ImageRefused where `inspect` would, so that nobody needs to decode it twice.
+    It is decoded to its end: raises ImageRefused for a file that does not decode.
     """
     width, height = inspection.upright_size
     size = working_size(width, height, long_side, multiple)
     stored = size if inspection.orientation < 5 else size[::-1]
     # A reduced JPEG is the mean of whole blocks: as good a start as any for the last step, and far smaller.
-    image = _decode(file, inspection, (stored[0], stored[1]))
+    image = pixels.decode(
+        file, inspection.format, (inspection.width, inspection.height), inspection.mode, (stored[0], stored[1])
+    )
     icc = container_of(inspection.format).icc_of(inspection.metadata.blocks)
     with pixels.decoding():
         small = pixels.shrunk(image, (stored[0], stored[1]))
         upright = pixels.to_upright(pixels.to_srgb(small, icc), inspection.orientation)
         return Picture(pixels.array(upright), width, height)
-
-
-def _decode(file: BinaryIO, found: Inspection, at_least: tuple[int, int]) -> Image.Image:
-    return pixels.decode(file, found.format, (found.width, found.height), found.mode, at_least)

@@ -18,7 +18,7 @@ _BETWEEN = "}"  # a namespace and its name: ElementTree's choice, so that what e
 _SOURCE_TYPE = f"{_IPTC}{_BETWEEN}DigitalSourceType"
 _RDF_ROOT, _DESCRIPTION, _ABOUT = (f"{_RDF}{_BETWEEN}{name}" for name in ("RDF", "Description", "about"))
 _ATTRIBUTE = re.compile(rb"""\s[^\s=<>"']+:DigitalSourceType\s*=\s*("[^"]*"|'[^']*')""")
-# A label must never need escapes, nor grow beyond what `inspect` allowed for.
+# A label must never need escapes, nor grow beyond what `survey` allowed for.
 _ODD = re.compile(r"[^A-Za-z0-9 ._:+/()@-]")
 _LONGEST = 64  # characters
 _END = b"<?xpacket end="

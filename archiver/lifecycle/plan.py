@@ -375,5 +375,5 @@ class _FileProbe:
             record = self._catalog.record(self._file.record_id)
             return Picture(record.format, record.width, record.height)
         with self._tier.peek(self._file) as reader:
-            inspection = formats.inspect(reader, self._limits)
+            inspection = formats.survey(reader, self._limits)
         return Picture(inspection.format, inspection.width, inspection.height)

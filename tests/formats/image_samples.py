@@ -7,12 +7,13 @@ import io
 import struct
 import zlib
 from functools import cache
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin
 
-from archiver.formats import Envelope, Inspection, Kind, Label, Limits, SourceFacts, ifd, inspect
+from archiver.formats import Envelope, Inspection, Kind, Label, Limits, SourceFacts, ifd, load_picture, survey
 
 LIMITS = Limits()
 XMP = (
@@ -228,6 +229,13 @@ def samples() -> dict[str, bytes]:
 SAMPLE_NAMES = tuple(samples())
 LABEL = Label("sgc", "embedded-1", bytes(range(32)), "cpu", "0.1.0")
 PREVIEW: NDArray[np.uint8] = np.asarray(photo(12, 9), dtype=np.uint8)
+
+
+def inspect(file: BinaryIO, limits: Limits) -> Inspection:
+    """All that is found out about an image before it is archived; the picture is decoded."""
+    found = survey(file, limits)
+    load_picture(file, found, 1, 1)
+    return found
 
 
 def inspected(data: bytes, limits: Limits = LIMITS) -> Inspection:

@@ -23,7 +23,6 @@ from archiver.formats import (
     SourceFacts,
     build_placeholder,
     encode_exact,
-    inspect,
     load_picture,
     read_envelope,
     read_metadata,
@@ -45,7 +44,7 @@ def test_every_file_comes_back_whole_or_is_refused_by_name(smallest: int, capsys
             continue
         data = path.read_bytes()
         try:
-            found = inspect(io.BytesIO(data), Limits(smallest_file=smallest))
+            found = made.inspect(io.BytesIO(data), Limits(smallest_file=smallest))
         except ImageRefused as refused:
             outcomes[str(refused.facts["reason"])] += 1
             continue
@@ -78,7 +77,7 @@ def test_every_file_decoded_small_is_refused_for_what_it_would_be_decoded_whole(
 
 def round_trip(data: bytes) -> int:
     """Through placeholder and generated image; the number of blocks the placeholder takes."""
-    found = inspect(io.BytesIO(data), Limits(smallest_file=1))
+    found = made.inspect(io.BytesIO(data), Limits(smallest_file=1))
     picture = load_picture(io.BytesIO(data), found, 256, 16)
     facts = SourceFacts(
         found.format,

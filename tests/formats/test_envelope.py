@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import tests.formats.image_samples as made
 from archiver.errors import EnvelopeDamaged, ImageRefused, RecordVersionUnknown
-from archiver.formats import Envelope, Format, Kind, Metadata, SourceFacts, inspect, read_envelope, read_metadata
+from archiver.formats import Envelope, Format, Kind, Metadata, SourceFacts, read_envelope, read_metadata
 from archiver.formats.envelope import Storage, seal, unseal
 
 FACTS = SourceFacts(Format.PNG, 123_456, bytes(range(32)), 4000, 3000, 6, "L", -5, 2**63)
@@ -112,7 +112,7 @@ def attacked(data: bytes, edits: list[tuple[int, int, int]], cut: int) -> bytes:
 def test_a_mangled_file_gets_a_named_error_or_none(name: str, edits: list[tuple[int, int, int]], cut: int) -> None:
     data = attacked(victims()[name], edits, cut)
     for reader, errors in (
-        (lambda file: inspect(file, made.LIMITS), (ImageRefused,)),
+        (lambda file: made.inspect(file, made.LIMITS), (ImageRefused,)),
         (read_envelope, (EnvelopeDamaged, RecordVersionUnknown)),
         (read_metadata, (ImageRefused, EnvelopeDamaged, RecordVersionUnknown)),
     ):

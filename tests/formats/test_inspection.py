@@ -22,7 +22,6 @@ from archiver.formats import (
     Refusal,
     build_placeholder,
     encode_exact,
-    inspect,
     load_picture,
     sniff,
     survey,
@@ -34,7 +33,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "formats.md"
 
 def refusal(data: bytes, limits: Limits = made.LIMITS) -> tuple[Refusal, str]:
     with pytest.raises(ImageRefused) as caught:
-        inspect(io.BytesIO(data), limits)
+        made.inspect(io.BytesIO(data), limits)
     return caught.value.facts["reason"], str(caught.value.facts["detail"])
 
 
@@ -394,12 +393,12 @@ def test_errors_of_the_disk_are_not_taken_for_a_corrupt_image() -> None:
             return super().read(size)
 
     with pytest.raises(OSError, match="Input/output error"):
-        inspect(Failing(made.samples()["jpeg"]), made.LIMITS)
+        made.inspect(Failing(made.samples()["jpeg"]), made.LIMITS)
 
 
 def test_the_file_is_neither_closed_nor_needs_a_name() -> None:
     file = io.BytesIO(made.samples()["tiff-tiff_lzw"])
-    load_picture(file, inspect(file, made.LIMITS), 64, 16)
+    load_picture(file, made.inspect(file, made.LIMITS), 64, 16)
     assert not file.closed
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tests.formats.image_samples as made
 from archiver.errors import ImageRefused
-from archiver.formats import BLOCK, Found, Refusal, build_placeholder, encode_exact, inspect, look
+from archiver.formats import BLOCK, Found, Refusal, build_placeholder, encode_exact, look
 from archiver.formats.containers import container_of
 
 PIXELS = np.asarray(made.photo(160, 120, noise=6))
@@ -60,9 +60,9 @@ def test_a_first_block_before_a_hole_is_known_as_one() -> None:
 def test_an_edited_image_may_be_archived_and_an_untouched_one_may_not() -> None:
     image = generated("jpeg-full")
     with pytest.raises(ImageRefused) as refused:
-        inspect(io.BytesIO(image), made.LIMITS)
+        made.inspect(io.BytesIO(image), made.LIMITS)
     assert refused.value.facts["reason"] is Refusal.GENERATED
     caption = b"\xff\xfe\x00\x0aour cat."
     edited = image[:2] + caption + image[2:]
-    inspection = inspect(io.BytesIO(edited), made.LIMITS)
+    inspection = made.inspect(io.BytesIO(edited), made.LIMITS)
     assert any(block.data == b"our cat." for block in inspection.metadata)

@@ -133,7 +133,7 @@ def _metadata(path: Path) -> tuple[object, ...]:
 def test_pictures_are_generated_upright_whatever_their_orientation(site: Site, tier_root: Path) -> None:
     turned = tier_root / "2019" / "b.JPG"
     with turned.open("rb") as file:
-        before = formats.inspect(file, site.limits)
+        before = formats.survey(file, site.limits)
     archive(site, paths=[turned])
     recall(site, [turned])
     with Image.open(turned) as image:
