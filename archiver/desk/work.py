@@ -75,7 +75,7 @@ def recall_open_file(site: Site, request: Request, progress: Progress) -> Outcom
         file = _hold(resources, request, released)
         if kind_of(request.fd) is not Kind.PLACEHOLDER:
             return Outcome(file.path, "recall", Result.SKIPPED, "recalled meanwhile")
-        carried = carried_by_released(site, file) if isinstance(file, Subject) else carried_by(file)
+        carried = carried_by_released(site, file) if isinstance(file, Subject) else carried_by(file, site.limits)
         give_back = _restored if exact.is_exact(carried.record.scheme) else _generated
         try:
             return give_back(site, file, carried, request, progress)

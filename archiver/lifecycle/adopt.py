@@ -16,7 +16,7 @@ from archiver.codec.record import Record
 from archiver.errors import EnvelopeDamaged, FileModified, ImageRefused
 from archiver.lifecycle import reconcile
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.placeholder import read_carried
+from archiver.lifecycle.placeholder import read_carried, require_within
 from archiver.lifecycle.rerelease import put_placeholder_back
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
@@ -43,8 +43,11 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
     with hold(tier, row) as subject:
         subject.require_unchanged()
         envelope, metadata = read_carried(subject, *formats.Kind)
+        require_within(site.limits, envelope, subject.path)
         generated = None if envelope.kind is formats.Kind.PLACEHOLDER else fileops.sha256_of(subject.fd)
         what = adopted(row, envelope, metadata, generated, _held(site, subject, envelope))
+        if generated is None:
+            site.forget(subject.fd)  # it may have been copied over a file whose readers are let through
         site.catalog.adopt(replace(what, behind=reconcile.behind_block(subject.stat) if generated is None else 0))
         return Outcome(subject.path, "adopt", Result.DONE, record_bytes=len(envelope.record))
 

@@ -22,6 +22,7 @@ from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.keeper import Original, Readable
 from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.overwrite import write_over
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject
 from archiver.tiers import fileops
@@ -110,10 +111,10 @@ def restore(
     with reconcile.journalled(site, tier, intent):
         arrow("restore.journalled")
         subject.require_unchanged()
-        os.posix_fallocate(subject.fd, 0, len(original))  # a full disk leaves the placeholder as it is
+        fileops.reserve(subject.fd, len(original))  # before the copy: a full disk leaves the placeholder as it is
         _keep_copy(tier.holding_fd, copy, original)
         arrow("restore.copied")
-        reconcile.write_over(subject.fd, original)
+        write_over(subject.fd, original, subject.path, "restore")
         fileops.set_times(subject.fd, subject.stat.st_atime_ns, subject.stat.st_mtime_ns)
         os.fsync(subject.fd)
         if fileops.sha256_of(subject.fd) != envelope.source.sha256:

@@ -13,6 +13,7 @@ from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
 from archiver.lifecycle.verify import check_placeholder
+from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
 
@@ -59,6 +60,7 @@ def expire_file(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
     if stat.st_size != held.size:
         raise HeldOriginalDamaged(path=path, held=tier.root / ".archiver" / "holding" / held.name)
     os.unlink(held.name, dir_fd=tier.holding_fd)
+    fileops.fsync_directory(tier.holding_fd)  # or it came back after a power cut, and no row would know it
     arrow("expire.unlinked")
     site.catalog.mark_expired(held)
     arrow("expire.committed")

@@ -17,12 +17,13 @@ from archiver.codec import schemes
 from archiver.codec.record import Record
 from archiver.decoder.engine import Engine, Generated
 from archiver.errors import PlaceholderDamaged
-from archiver.formats import BLOCK, Envelope, Kind, Label, Metadata
+from archiver.formats import BLOCK, Envelope, Kind, Label, Limits, Metadata
 from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.placeholder import read_carried
+from archiver.lifecycle.overwrite import write_over
+from archiver.lifecycle.placeholder import read_carried, require_within
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import OpenFile, Subject
 from archiver.tiers import fileops
@@ -37,9 +38,14 @@ class Carried:
     record: Record
 
 
-def carried_by(file: OpenFile) -> Carried:
-    """Read a placeholder. Raises PlaceholderDamaged, EnvelopeDamaged, RecordCorrupt, RecordVersionUnknown, OSError."""
+def carried_by(file: OpenFile, limits: Limits | None = None) -> Carried:
+    """Read a placeholder; `limits` where nothing but the file itself says that it is one of ours.
+
+    Raises PlaceholderDamaged, EnvelopeDamaged, RecordCorrupt, RecordVersionUnknown, OSError.
+    """
     envelope, metadata = read_carried(file, Kind.PLACEHOLDER)
+    if limits is not None:
+        require_within(limits, envelope, file.path)
     return Carried(envelope, metadata, Record.from_bytes(envelope.record))
 
 
@@ -155,21 +161,8 @@ def image_of(engine: Engine, carried: Carried, generated: Generated) -> bytes:
 
 
 def write_in_place(file: OpenFile, image: bytes, *, head: int = BLOCK) -> None:
-    """Overwrite a placeholder with the image of the same length, its first `head` bytes last.
-
-    Until those are written the file is a placeholder with its record; from then on it is the whole image, durable
-    when the caller has synced it. Space is claimed before anything is written, so that a full disk leaves the
-    placeholder untouched. Raises OSError.
-    """
-    os.posix_fallocate(file.fd, head, len(image) - head)
-    view = memoryview(image)
-    offset = head
-    while offset < len(image):
-        offset += os.pwrite(file.fd, view[offset : offset + (1 << 20)], offset)
-    os.fdatasync(file.fd)
-    arrow("recall.tail_written")
-    os.pwrite(file.fd, view[:head], 0)
-    arrow("recall.head_written")
+    """Put the image of the same length where a placeholder stands; see `write_over`."""
+    write_over(file.fd, image, file.path, "recall", head=head)
     fileops.set_times(file.fd, file.stat.st_atime_ns, file.stat.st_mtime_ns)
 
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from archiver.errors import PlaceholderDamaged
 from archiver.tiers import fileops
 
+_ACTS = frozenset({"release", "recall", "restore", "rerelease", "undo"})
 _MOST_BYTES = 64 * 1024  # a path is at most 4096 bytes; anything larger is not ours
 
 
@@ -24,7 +25,7 @@ _MOST_BYTES = 64 * 1024  # a path is at most 4096 bytes; anything larger is not 
 class Intent:
     """One act on one file that has begun."""
 
-    act: str  # "release", "recall", "restore", "rerelease", "undo"
+    act: str  # of _ACTS
     path: str  # relative to the tier
     record_id: int
     inode: int  # of the file at `path` when the act began
@@ -35,6 +36,11 @@ class Intent:
     @property
     def name(self) -> str:
         return f"{self.inode:x}-{self.act}"
+
+    @property
+    def unfinished(self) -> str:
+        """In the holding area, the name of what is not whole yet and then named `held`."""
+        return f".{self.held}.part"
 
 
 @contextmanager
@@ -48,7 +54,8 @@ def begun(journal_fd: int, intent: Intent) -> Iterator[None]:
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=journal_fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        os.write(fd, body)
+        with os.fdopen(os.dup(fd), "wb") as file:
+            file.write(body)
         os.fsync(fd)
         os.rename(temporary, intent.name, src_dir_fd=journal_fd, dst_dir_fd=journal_fd)
         fileops.fsync_directory(journal_fd)
@@ -62,10 +69,9 @@ def strike(journal_fd: int, intent: Intent) -> None:
     os.unlink(intent.name, dir_fd=journal_fd)
 
 
-def left_behind(journal_fd: int) -> Iterator[Intent]:
-    """Every act that did not end and is not under way, locked while it is looked at.
-
-    Raises PlaceholderDamaged for an entry that cannot be read.
+def left_behind(journal_fd: int) -> Iterator[Intent | PlaceholderDamaged]:
+    """Every act that did not end and is not under way, locked while it is looked at; the error of an entry that cannot
+    be read.
     """
     for name in sorted(os.listdir(journal_fd)):
         try:
@@ -78,12 +84,20 @@ def left_behind(journal_fd: int) -> Iterator[Intent]:
             if name.startswith("."):
                 os.unlink(name, dir_fd=journal_fd)  # it never became an intent
                 continue
-            fields = json.loads(os.read(fd, _MOST_BYTES))
-            yield Intent(**fields | {"path": os.fsdecode(bytes.fromhex(fields["path"]))})
-        except (ValueError, TypeError, KeyError) as error:
-            raise PlaceholderDamaged(path=f".archiver/journal/{name}", problem=f"no journal entry ({error})") from error
+            yield _read(name, os.read(fd, _MOST_BYTES))
         finally:
             os.close(fd)
+
+
+def _read(name: str, body: bytes) -> Intent | PlaceholderDamaged:
+    try:
+        fields = json.loads(body)
+        intent = Intent(**fields | {"path": os.fsdecode(bytes.fromhex(fields["path"]))})
+        if intent.act not in _ACTS:
+            raise ValueError(f"{intent.act} is no act")
+    except (ValueError, TypeError, KeyError) as error:
+        return PlaceholderDamaged(path=f".archiver/journal/{name}", problem=f"no journal entry ({error})")
+    return intent
 
 
 def _take(fd: int) -> bool:

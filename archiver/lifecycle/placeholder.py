@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from archiver import formats
 from archiver.catalog.rows import FileRow, RecordRow
 from archiver.codec import schemes
 from archiver.codec.record import Record
 from archiver.errors import PlaceholderDamaged
-from archiver.formats import Envelope, Inspection, Kind, Metadata, SourceFacts
+from archiver.formats import Envelope, Inspection, Kind, Limits, Metadata, SourceFacts
 from archiver.lifecycle.subject import OpenFile
 
 
@@ -31,6 +33,16 @@ def placeholder_head(record_row: RecordRow, source: SourceFacts, metadata: Metad
     preview = schemes.preview(Record.from_bytes(record_row.payload))
     envelope = Envelope(kind=Kind.PLACEHOLDER, record=record_row.payload, source=source)
     return formats.build_placeholder(envelope, metadata, preview)
+
+
+def require_within(limits: Limits, envelope: Envelope, path: Path) -> None:
+    """Raises PlaceholderDamaged for what no original could have been: anybody can write a block that claims to stand
+    for gigabytes.
+    """
+    source = envelope.source
+    if source.width * source.height > limits.pixels or source.length > limits.file_size:
+        claim = f"{source.width}x{source.height} pixels in {source.length} bytes"
+        raise PlaceholderDamaged(path=path, problem=f"it claims to stand for {claim}, more than [limits] allows")
 
 
 def read_carried(file: OpenFile, *kinds: Kind) -> tuple[Envelope, Metadata]:

@@ -9,24 +9,30 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, Holding, State, Version
-from archiver.errors import ArchiverError
+from archiver.errors import (
+    ArchiverError,
+    EnvelopeDamaged,
+    FileBusy,
+    NotRegular,
+    PlaceholderDamaged,
+    RecordVersionUnknown,
+)
 from archiver.formats import BLOCK, Envelope, Kind, Metadata
 from archiver.lifecycle import journal
-from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, ignore
+from archiver.lifecycle.overwrite import write_over
 from archiver.lifecycle.placeholder import placeholder_head
 from archiver.lifecycle.site import Site
+from archiver.lifecycle.subject import locked
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
-
-_PIECE = 1 << 20  # bytes of one write
 
 
 def reconcile(site: Site, listener: Listener = ignore) -> Tally:
@@ -51,13 +57,35 @@ def settle_left_behind(site: Site, tier: LocalTier) -> Iterator[Outcome]:
     if not tier.has_area():
         return
     for intent in journal.left_behind(tier.journal_fd):
+        if isinstance(intent, PlaceholderDamaged):
+            yield Outcome(tier.root, "reconcile", Result.FAILED, intent.message)
+            continue
         path = tier.root / intent.path
         try:
-            what = settle(site, tier, intent)
+            with _locked(tier, intent):
+                what = settle(site, tier, intent)
             journal.strike(tier.journal_fd, intent)
             yield Outcome(path, "reconcile", Result.DONE, f"{intent.act} {what}")
+        except FileBusy as error:
+            yield Outcome(path, "reconcile", Result.SKIPPED, f"{intent.act}: {error}")
         except (ArchiverError, OSError) as error:
             yield Outcome(path, "reconcile", Result.FAILED, f"{intent.act}: {error}")
+
+
+@contextmanager
+def _locked(tier: LocalTier, intent: Intent) -> Iterator[None]:
+    """Keep other acts off the file that stands at the place of a dead one. Raises FileBusy, OSError."""
+    folder, _, name = intent.path.rpartition("/")
+    with ExitStack() as opened:
+        try:
+            directory_fd = fileops.open_directory(tier.root_fd, folder)
+            opened.callback(os.close, directory_fd)
+            fd = fileops.open_file(directory_fd, name)
+            opened.callback(os.close, fd)
+            opened.enter_context(locked(fd, tier.root / intent.path))
+        except (FileNotFoundError, NotRegular):
+            pass  # nothing that another act could be about
+        yield
 
 
 @contextmanager
@@ -112,15 +140,17 @@ def behind_block(placeholder: os.stat_result) -> int:
     return max(0, placeholder.st_blocks * 512 - BLOCK)
 
 
-def commit_release(site: Site, row: FileRow, intent: Intent, placeholder: os.stat_result, held_size: int) -> None:
-    """Write *released* into the catalog, with the held original, in one transaction."""
+def commit_release(
+    site: Site, row: FileRow, intent: Intent, placeholder: os.stat_result, held_size: int, *, behind: int
+) -> None:
+    """Write *released* into the catalog, with the held original, in one transaction. behind: see `behind_block`."""
     site.catalog.mark_released(
         row.id,
         intent.record_id,
         version=version_of(placeholder),
         holding=Holding(intent.held, held_size, intent.expires_at),
         rule=intent.rule,
-        behind=behind_block(placeholder),
+        behind=behind,
     )
 
 
@@ -134,21 +164,6 @@ def commit_restore(
     if row.state is State.RELEASED:
         site.catalog.mark_restored(row.id, version=version_of(restored), detail=detail)
     _unlink(tier.holding_fd, copy)
-
-
-def write_over(fd: int, original: bytes) -> None:
-    """Overwrite a placeholder with the original, its first block last; until then it is a placeholder. Raises
-    OSError.
-    """
-    view = memoryview(original)
-    offset = BLOCK
-    while offset < len(original):
-        offset += os.pwrite(fd, view[offset : offset + _PIECE], offset)
-    os.fdatasync(fd)
-    arrow("restore.tail_written")
-    os.pwrite(fd, view[:BLOCK], 0)
-    os.fsync(fd)
-    arrow("restore.head_written")
 
 
 class _FileGone(Exception):
@@ -195,28 +210,64 @@ class _Spot:
 
 
 def _settle_release(spot: _Spot) -> str:
+    _unlink(spot.tier.holding_fd, spot.intent.unfinished)
     held, row = spot.held(), spot.row
     if held is None:
         return "already settled"
     if held.st_ino != spot.intent.inode:
-        # The exchange did not happen (or was taken back): what is held is the placeholder.
-        spot.drop_held()
-        return "taken back"
+        return _take_back(spot)  # the exchange did not happen, or was taken back: what is held is the placeholder
     if row is None or row.state is not State.RECORDED or row.record_id != spot.intent.record_id:
         return "already settled"  # or the catalog was lost: rebuild adopts the placeholder, with what is held
-    placeholder = spot.standing()
-    if placeholder is None:
+    standing = spot.standing()
+    if standing is None:
         fileops.rename_noreplace(spot.tier.holding_fd, spot.intent.held, spot.directory_fd, spot.name)
         spot.sync()
         return "taken back: the placeholder had vanished"
-    if (held.st_size, held.st_mtime_ns) != (row.size, row.mtime_ns):
+    carried = _envelope_at(spot.directory_fd, spot.name)
+    is_ours = carried is not None and carried.record == spot.site.catalog.record(spot.intent.record_id).payload
+    if is_ours and (held.st_size, held.st_mtime_ns) != (row.size, row.mtime_ns):
         fileops.exchange(spot.directory_fd, spot.name, spot.tier.holding_fd, spot.intent.held)
-        spot.drop_held()
-        spot.sync()
+        _take_back(spot)
         return "taken back: the original was written to meanwhile"
     spot.sync()
-    commit_release(spot.site, row, spot.intent, placeholder, held_size=held.st_size)
-    return "finished"
+    return _commit_found(spot, row, standing, held.st_size, carried if is_ours else None)
+
+
+def _commit_found(spot: _Spot, row: FileRow, standing: os.stat_result, held_size: int, carried: Envelope | None) -> str:
+    """Commit a release of which time has passed since the exchange: somebody may have read the placeholder, or saved
+    another file in its place.
+    """
+    is_placeholder = carried is not None and carried.kind is Kind.PLACEHOLDER
+    behind = behind_block(standing) if is_placeholder else 0
+    commit_release(spot.site, row, spot.intent, standing, held_size, behind=behind)
+    if is_placeholder:
+        return "finished"
+    if carried is not None:
+        with spot.opened() as (fd, _):
+            if not _is_edited(fd):
+                spot.site.catalog.mark_recalled(row.id, fileops.sha256_of(fd), version=version_of(os.fstat(fd)))
+                return "finished, and recalled meanwhile"
+    spot.site.catalog.mark_superseded(row.id, version=version_of(standing))
+    return "finished; another file was saved there meanwhile, and the original is held"
+
+
+def _take_back(spot: _Spot) -> str:
+    """The placeholder is dropped, if that is what is held: exchanges go by names, and somebody may have saved another
+    file under this one.
+    """
+    if _envelope_at(spot.tier.holding_fd, spot.intent.held) is not None:
+        spot.drop_held()
+        spot.sync()
+        return "taken back"
+    if spot.standing() is None:
+        fileops.rename_noreplace(spot.tier.holding_fd, spot.intent.held, spot.directory_fd, spot.name)
+    elif _envelope_at(spot.directory_fd, spot.name) is not None:
+        fileops.exchange(spot.directory_fd, spot.name, spot.tier.holding_fd, spot.intent.held)
+        spot.drop_held()
+    else:
+        return f"left alone: what was saved there meanwhile is in .archiver/holding/{spot.intent.held}"
+    spot.sync()
+    return "taken back: another file was saved there meanwhile"
 
 
 def _settle_recall(spot: _Spot) -> str:
@@ -289,7 +340,7 @@ def _settle_restore(spot: _Spot) -> str:
             fileops.set_times(fd, os.fstat(fd).st_atime_ns, envelope.source.mtime_ns)
             return "taken back: the placeholder stays"
         if envelope is not None and copy is not None:
-            write_over(fd, copy)
+            write_over(fd, copy, spot.tier.root / spot.intent.path, "restore")
         if fileops.sha256_of(fd) != record.sha256:
             return f"left alone: it was written to meanwhile; the original is in .archiver/holding/{spot.intent.held}"
         fileops.set_times(fd, os.fstat(fd).st_atime_ns, spot.row.mtime_ns)
@@ -302,7 +353,12 @@ def _settle_undo(spot: _Spot) -> str:
     standing, held = spot.standing(), spot.held()
     if standing is None or f"{standing.st_ino:x}" != spot.intent.held.partition("-")[0]:
         return "taken back"
-    if held is not None and held.st_ino == spot.intent.inode:
+    if held is not None and held.st_ino != spot.intent.inode:
+        # Another file, which somebody saved just then: it goes back, and the original is held as before.
+        fileops.exchange(spot.directory_fd, spot.name, spot.tier.holding_fd, spot.intent.held)
+        spot.sync()
+        return "taken back: another file was saved there meanwhile"
+    if held is not None:
         spot.drop_held()  # the placeholder, exchanged out
     spot.sync()
     if spot.row is not None and spot.row.state is not State.RECORDED:
@@ -324,6 +380,19 @@ def _stat_at(directory_fd: int, name: str) -> os.stat_result | None:
         return os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
+
+
+def _envelope_at(directory_fd: int, name: str) -> Envelope | None:
+    """What a file carries, if it is ours. Raises FileNotFoundError, FileOpen, OSError."""
+    try:
+        fd = fileops.open_file(directory_fd, name)
+    except NotRegular:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        try:
+            return formats.read_envelope(file)
+        except (EnvelopeDamaged, RecordVersionUnknown):
+            return None  # not as we left it
 
 
 def _read_at(directory_fd: int, name: str) -> bytes | None:

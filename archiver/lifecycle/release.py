@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, RecordRow, State, held_name
@@ -29,7 +30,7 @@ from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.placeholder import placeholder_head, source_facts
 from archiver.lifecycle.site import Site
-from archiver.lifecycle.subject import OpenFile, Subject, hold
+from archiver.lifecycle.subject import OpenFile, Subject, hold, locked
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
@@ -108,30 +109,36 @@ def _exchange(site: Site, subject: Subject, record_row: RecordRow, head: bytes, 
     """
     tier = subject.tier
     placeholder_fd = os.open(
-        intent.held, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tier.holding_fd
+        intent.unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=tier.holding_fd
     )
-    try:
+    with ExitStack() as resources:
+        resources.callback(os.close, placeholder_fd)
+        # A reader's recall waits until the catalog knows what it is.
+        resources.enter_context(locked(placeholder_fd, subject.path))
         arrow("release.placeholder_started")
         _write_placeholder(subject, placeholder_fd, head, exact.is_exact(record_row.scheme))
+        fileops.rename_noreplace(tier.holding_fd, intent.unfinished, tier.holding_fd, intent.held)
         arrow("release.placeholder_written")
         with fileops.write_lease(subject.fd, subject.path) as lease:
             arrow("release.leased")
             subject.require_unchanged()
             if fileops.sha256_of(subject.fd) != record_row.sha256:
                 raise FileModified(path=subject.path, state=subject.row.state.label)
+            subject.require_as_opened()
             fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, intent.held)
-            if lease.broken or subject.changed():
-                # Somebody opened it between the lease and the exchange: the names go back before that open returns.
+            if lease.broken or subject.changed() or not subject.stands_at(tier.holding_fd, intent.held):
+                # Somebody opened it between the lease and the exchange: the names go back before that open returns. Or
+                # they saved by renaming another file over it, which no lease tells of.
                 fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, intent.held)
                 raise FileOpen(path=subject.path)
         fileops.fsync_directory(subject.directory_fd)
         fileops.fsync_directory(tier.holding_fd)
         arrow("release.exchanged")
-        reconcile.commit_release(site, subject.row, intent, os.fstat(placeholder_fd), held_size=subject.stat.st_size)
+        placeholder = os.fstat(placeholder_fd)
+        behind = reconcile.behind_block(placeholder)
+        reconcile.commit_release(site, subject.row, intent, placeholder, subject.stat.st_size, behind=behind)
         arrow("release.committed")
         return fileops.allocated_bytes(placeholder_fd)
-    finally:
-        os.close(placeholder_fd)
 
 
 def _write_placeholder(subject: Subject, fd: int, head: bytes, is_exact: bool) -> None:

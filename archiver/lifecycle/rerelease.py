@@ -31,7 +31,8 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
             raise HardLinked(path=subject.path, links=subject.stat.st_nlink)
         if site.catalog.is_pinned(row.tier_id, row.path):
             raise Pinned(path=subject.path)
-        envelope, metadata = _generated(site, subject)
+        subject.require_unchanged()
+        envelope, metadata = read_carried(subject, formats.Kind.GENERATED)
         record_row = site.catalog.record(row.record_id) if row.record_id is not None else None
         if record_row is None or record_row.payload != envelope.record:
             raise PlaceholderDamaged(path=subject.path, problem="its record is not the catalog's")
@@ -42,7 +43,7 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
         with reconcile.journalled(site, tier, intent):
             arrow("rerelease.journalled")
             with fileops.write_lease(subject.fd, subject.path):
-                subject.require_unchanged()
+                _require_as_generated(site, subject)  # nobody has it open any more
                 put_placeholder_back(subject, head)
                 site.forget(subject.fd)  # before anybody can open it
             site.catalog.mark_rereleased(row.id, version=reconcile.version_of(os.fstat(subject.fd)), rule=rule)
@@ -64,9 +65,8 @@ def put_placeholder_back(subject: Subject, head: bytes) -> None:
     arrow("rerelease.punched")
 
 
-def _generated(site: Site, subject: Subject) -> tuple[formats.Envelope, formats.Metadata]:
-    """The envelope and metadata of an image that is byte for byte what was recalled. Raises FileModified."""
+def _require_as_generated(site: Site, subject: Subject) -> None:
+    """Raises FileModified unless the image is byte for byte what was recalled."""
     subject.require_unchanged()
     if fileops.sha256_of(subject.fd) != site.catalog.recalled_hash(subject.row.id):
         raise FileModified(path=subject.path, state=subject.row.state.label)
-    return read_carried(subject, formats.Kind.GENERATED)

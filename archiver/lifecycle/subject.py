@@ -52,6 +52,19 @@ class Subject(OpenFile):
         if self.changed():
             raise FileModified(path=self.path, state=self.row.state.label)
 
+    def stands_at(self, directory_fd: int, name: str) -> bool:
+        """Whether this very file has that name: another one may have been renamed over it."""
+        try:
+            return os.path.samestat(self.stat, os.stat(name, dir_fd=directory_fd, follow_symlinks=False))
+        except FileNotFoundError:
+            return False
+
+    def require_as_opened(self) -> None:
+        """Raises FileModified when another file has got its name, or it other attributes, since it was opened."""
+        touched = os.fstat(self.fd).st_ctime_ns != self.stat.st_ctime_ns
+        if touched or not self.stands_at(self.directory_fd, self.row.name):
+            raise FileModified(path=self.path, state=self.row.state.label)
+
 
 @contextmanager
 def hold(tier: LocalTier, row: FileRow, flags: int = os.O_RDONLY) -> Iterator[Subject]:

@@ -69,10 +69,14 @@ def _copy_out(tier: LocalTier, held: HoldingRow, target: Path) -> None:
     """Copy a held original, with its times, never over another file. Raises OSError."""
     fd = fileops.open_file(tier.holding_fd, held.name, os.O_RDONLY)
     with os.fdopen(fd, "rb") as original, target.open("xb") as copy:
-        shutil.copyfileobj(original, copy)
-        copy.flush()
-        fileops.copy_attributes(fd, copy.fileno())
-        os.fsync(copy.fileno())
+        try:
+            shutil.copyfileobj(original, copy)
+            copy.flush()
+            fileops.copy_attributes(fd, copy.fileno())
+            os.fsync(copy.fileno())
+        except BaseException:
+            target.unlink()  # part of a photograph under its name would be taken for it
+            raise
 
 
 def _check_original(tier: LocalTier, held: HoldingRow, sha256: bytes, path: Path) -> None:
@@ -117,9 +121,12 @@ def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
     with reconcile.journalled(site, tier, intent):
         arrow("undo.journalled")
         with fileops.write_lease(subject.fd, subject.path) as lease:
+            _give_attributes(subject, held)
+            subject.require_as_opened()
             fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, held.name)
-            if lease.broken or subject.changed():
-                # Somebody waits to open what is about to be unlinked, and what they wrote would go with it.
+            if lease.broken or subject.changed() or not subject.stands_at(tier.holding_fd, held.name):
+                # Somebody waits to open what is about to be unlinked, and what they wrote would go with it; or they
+                # renamed another file over it, which would.
                 fileops.exchange(subject.directory_fd, subject.row.name, tier.holding_fd, held.name)
                 raise FileOpen(path=subject.path)
         fileops.fsync_directory(subject.directory_fd)
@@ -130,6 +137,15 @@ def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
         restored = os.stat(subject.row.name, dir_fd=subject.directory_fd, follow_symlinks=False)
         site.catalog.mark_undone(subject.row.id, version=reconcile.version_of(restored))
         arrow("undo.committed")
+
+
+def _give_attributes(subject: Subject, held: HoldingRow) -> None:
+    """Who may read it, and what it is tagged with, may have been changed since its release: that stays."""
+    fd = fileops.open_file(subject.tier.holding_fd, held.name)
+    try:
+        fileops.copy_attributes(subject.fd, fd, times=False)
+    finally:
+        os.close(fd)
 
 
 def _put_back(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow) -> None:

@@ -213,13 +213,24 @@ def punch(fd: int, offset: int, length: int) -> None:
             raise OSError(code, os.strerror(code), path_of(fd))
 
 
+def reserve(fd: int, length: int) -> None:
+    """Claim the blocks of the first `length` bytes; the file keeps its length, shorter or longer. Raises OSError."""
+    while _libc.fallocate(fd, _FALLOC_KEEP_SIZE, 0, length) != 0:
+        code = ctypes.get_errno()
+        if code == errno.EOPNOTSUPP:
+            os.posix_fallocate(fd, 0, length)  # which writes to them
+            return
+        if code != errno.EINTR:
+            raise OSError(code, os.strerror(code), path_of(fd))
+
+
 def punch_from(fd: int, offset: int) -> None:
     """Give back all that lies behind `offset`, the last block included, which is freed only when named as a whole."""
     size = os.fstat(fd).st_size
     punch(fd, offset, -(-size // _BLOCK) * _BLOCK - offset)
 
 
-def copy_attributes(source_fd: int, target_fd: int) -> None:
+def copy_attributes(source_fd: int, target_fd: int, *, times: bool = True) -> None:
     """Give an open file the owner, mode, xattrs (ACL included) and times of another; what that one lacks is taken away.
 
     Raises OSError where one of them cannot be kept, for example an owner that this process may not give.
@@ -231,7 +242,8 @@ def copy_attributes(source_fd: int, target_fd: int) -> None:
         _copy_xattrs(source_fd, target_fd)
         # After the owner, whose change drops the setuid bits, and after the ACL, whose change may drop them, too.
         os.fchmod(target_fd, stat.S_IMODE(source.st_mode))
-        set_times(target_fd, source.st_atime_ns, source.st_mtime_ns)
+        if times:
+            set_times(target_fd, source.st_atime_ns, source.st_mtime_ns)
 
 
 def _copy_xattrs(source_fd: int, target_fd: int) -> None:

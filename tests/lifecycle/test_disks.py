@@ -121,6 +121,7 @@ def test_a_power_cut_leaves_every_file_whole(
     """Catalog and tier lie on the disk whose power goes at an arrow; only what was synced is sure to be there."""
     from archiver.lifecycle import archive as archiving
     from archiver.lifecycle import fill as filling
+    from archiver.lifecycle import overwrite
     from archiver.lifecycle import recall as recalling
     from archiver.lifecycle import release as releasing
 
@@ -140,7 +141,7 @@ def test_a_power_cut_leaves_every_file_whole(
         if name == moment and not image.exists():
             faulty_disk.power_cut(image, seed)
 
-    for module in (archiving, recalling, filling, releasing):
+    for module in (archiving, recalling, filling, overwrite, releasing):
         monkeypatch.setattr(module, "arrow", cut)
     with open_site(settings) as site:
         scan_all(site)

@@ -20,6 +20,7 @@ from archiver.catalog.schema import upgrade
 from archiver.config import Settings
 from archiver.doctor import Check, Verdict, _vault
 from archiver.errors import DiskFull, EnvelopeDamaged, TranscoderNotInstalled
+from archiver.lifecycle import exact
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.arrows import ARROWS
 from archiver.lifecycle.expire import expire
@@ -333,3 +334,19 @@ def test_a_recall_onto_a_full_disk_loses_no_byte(
         ballast.unlink()
         recall(site, list(originals))
         assert {path: path.read_bytes() for path in originals} == originals
+
+
+def test_a_recall_leaves_what_was_saved_in_place(
+    site: Site, jpegs: dict[Path, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, another = list(jpegs)[:2]
+    archive(site, paths=[path])
+    assert row_of(site, path).state is State.RELEASED
+
+    def save(name: str) -> None:
+        if name == "restore.copied":
+            path.write_bytes(jpegs[another])
+
+    monkeypatch.setattr(exact, "arrow", save)
+    recall(site, [path])
+    assert path.read_bytes() == jpegs[another]
