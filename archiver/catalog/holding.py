@@ -10,7 +10,7 @@ from archiver.catalog.acts import let_go
 from archiver.catalog.ledger import Recorder
 from archiver.catalog.rows import Act, HoldingRow, held_name
 from archiver.catalog.store import PAGE
-from archiver.catalog.tables import Held, Record
+from archiver.catalog.tables import File, Held, Record
 from archiver.errors import NotTracked
 
 _HELD = select(Record.file_id, Held.record_id, Held.inode, Record.sha256, Held.size, Held.expires_at).join(
@@ -26,6 +26,13 @@ class HoldingArea(Recorder):
         query = _HELD.where(Record.file_id == file_id).order_by(Held.record_id.desc()).limit(1)
         with self._read() as connection:
             return next((holding_row(*row) for row in connection.execute(query)), None)
+
+    def holder_of(self, tier_id: int, inode: int, sha256: bytes) -> int | None:
+        """The file for which a tier holds the original that had this inode and hash."""
+        query = select(Record.file_id).join(Held, Held.record_id == Record.id).join(File, File.id == Record.file_id)
+        query = query.where(Held.inode == inode, Record.sha256 == sha256)
+        with self._read() as connection:
+            return connection.scalar(query.where(File.tier_id == tier_id).limit(1))
 
     def holding_due(self, now: int) -> Iterator[HoldingRow]:
         """Held originals whose grace period is over at `now`, in the order of their records, page by page.

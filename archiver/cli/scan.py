@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,13 +49,15 @@ def scan(invocation: Invocation, tiers: tuple[str, ...]) -> int:
     """Read the tiers and bring the catalog up to date.
 
     One walk over each tier; files are not opened. A tier that cannot be reached keeps everything the catalog knows
-    of it, and the others are scanned.
+    of it, and the others are scanned. What was released and then moved is known again at its new place.
     """
+    from archiver.lifecycle.rebuild import adopt_moved
     from archiver.tiers.scan import scan as run
 
     code = EXIT_OK
     with open_site(invocation.settings) as site, interruptible(invocation) as stop:
         for name in chosen(site, tiers):
+            began, moved = int(time.time()), []
             try:
                 with invocation.output.busy(f"scanning {name}") as say:
                     report = run(
@@ -63,24 +66,29 @@ def scan(invocation: Invocation, tiers: tuple[str, ...]) -> int:
                         progress=lambda at: say(f"{at.files:,} files in {at.directories:,} folders: {at.path}"),
                         stop=stop,
                     )
+                    if report.changes.gone:
+                        moved = list(adopt_moved(site, site.tiers[name], began))
             except ArchiverError as error:
                 invocation.output.error(error)
                 code = error.exit_code
                 continue
+            for outcome in moved:
+                invocation.output.json(outcome, "outcome")
             invocation.output.json(report, "scan")
             if not invocation.as_json:
-                _print_scan(invocation.output, report)
+                _print_scan(invocation.output, report, len(moved))
             code = code or (EXIT_OK if report.complete and not report.warned else EXIT_WARNINGS)
     return EXIT_INTERRUPTED if stop.is_set() else code
 
 
-def _print_scan(output: Output, report: ScanReport) -> None:
+def _print_scan(output: Output, report: ScanReport, moved: int) -> None:
     changes = ", ".join(f"{count:,} {what}" for what, count in report.changes._asdict().items() if count)
     skipped = [f"{count:,} {what}" for what, count in (*report.skipped.items(), *report.unsupported.items())]
     output.facts(
         [
             ("found", f"{report.files:,} images in {report.directories:,} folders, {report.seconds:.1f} s"),
             ("changes", changes or "none"),
+            ("moved", f"{moved:,} of them were released or recalled elsewhere" if moved else None),
             ("hard links", f"{report.hard_linked:,} files, never released" if report.hard_linked else None),
             ("not tracked", ", ".join(skipped)),
             ("", None if report.complete else "the scan did not finish: nothing is read as deleted"),

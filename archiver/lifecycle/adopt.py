@@ -22,6 +22,7 @@ from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
+from archiver.tiers.scan import scan_directory
 
 _START_OF_SCAN, _END_OF_JPEG = 0xDA, b"\xff\xd9"
 
@@ -45,7 +46,10 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
         envelope, metadata = read_carried(subject, *formats.Kind)
         require_within(site.limits, envelope, subject.path)
         generated = None if envelope.kind is formats.Kind.PLACEHOLDER else fileops.sha256_of(subject.fd)
-        what = adopted(row, envelope, metadata, generated, _held(site, subject, envelope))
+        holding = _held(site, subject, envelope)
+        if holding is not None:
+            _note_moved(site, subject, envelope.source)
+        what = adopted(row, envelope, metadata, generated, holding)
         if generated is None:
             site.forget(subject.fd)  # it may have been copied over a file whose readers are let through
         site.catalog.adopt(replace(what, behind=reconcile.behind_block(subject.stat) if generated is None else 0))
@@ -113,6 +117,19 @@ def _metadata_within(block: bytes, format: formats.Format) -> formats.Metadata:
         return formats.read_metadata(BytesIO(block[:at] + _END_OF_JPEG))
     except (ImageRefused, EnvelopeDamaged):
         return formats.Metadata(format)
+
+
+def _note_moved(site: Site, subject: Subject, source: formats.SourceFacts) -> None:
+    """Where the file for which the original was held is no longer there, the catalog is told: it is this one now.
+
+    Raises TierBeingScanned, TierUnreachable.
+    """
+    holder = site.catalog.holder_of(subject.row.tier_id, source.inode, source.sha256)
+    if holder is None or holder == subject.row.id:
+        return
+    row = site.catalog.file(holder)
+    if row.state is not State.GONE and not fileops.stands(subject.tier.root_fd, row.directory, row.name):
+        scan_directory(site.catalog, subject.tier, row.directory)
 
 
 def _held(site: Site, subject: Subject, envelope: formats.Envelope) -> Holding | None:

@@ -14,6 +14,7 @@ from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
 from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier
 from archiver.tiers.scan import scan
 
 ADOPTABLE = (State.RESIDENT, State.SUPERSEDED)
@@ -40,6 +41,20 @@ def rebuild_files(site: Site, tier: LocalTier, stop: Event | None) -> Iterator[O
     for row in site.catalog.stream_files(site.tier_ids[tier.name], ADOPTABLE):
         if stop is not None and stop.is_set():
             return
+        outcome = attempt(tier.root / row.path, "adopt", partial(_look, site, tier, row))
+        if outcome.result is not Result.SKIPPED:
+            yield outcome
+
+
+def adopt_moved(site: Site, tier: Tier, since: int) -> Iterator[Outcome]:
+    """After a scan, adopt what was released or recalled and stands at another place of the tier now.
+
+    A scan opens no file: by its name alone a moved placeholder is a new file, and taken for an original.
+    `since`: seconds since 1970; what was gone before is not asked about. An object of a bucket cannot be moved.
+    """
+    if not isinstance(tier, LocalTier):
+        return
+    for row in site.catalog.moved(site.tier_ids[tier.name], since):
         outcome = attempt(tier.root / row.path, "adopt", partial(_look, site, tier, row))
         if outcome.result is not Result.SKIPPED:
             yield outcome

@@ -90,12 +90,16 @@ def hold_open(tier: LocalTier, row: FileRow, fd: int) -> Iterator[Subject]:
     """
     path = tier.root / row.path
     with tier.own_reads.of(row.path), ExitStack() as opened:
-        directory_fd = fileops.open_directory(tier.root_fd, row.directory)
-        opened.callback(os.close, directory_fd)
-        opened.enter_context(locked(fd, path))
-        found, standing = os.fstat(fd), os.stat(row.name, dir_fd=directory_fd, follow_symlinks=False)
+        found = os.fstat(fd)
+        try:
+            directory_fd = fileops.open_directory(tier.root_fd, row.directory)
+            opened.callback(os.close, directory_fd)
+            standing = os.stat(row.name, dir_fd=directory_fd, follow_symlinks=False)
+        except FileNotFoundError:
+            raise FileVanished(path=path) from None
         if not os.path.samestat(found, standing):
             raise FileVanished(path=path)
+        opened.enter_context(locked(fd, path))
         yield Subject(path, fd, found, tier, row, directory_fd)
 
 

@@ -57,7 +57,7 @@ def undo_file(site: Site, tier: LocalTier, row: FileRow, to: Path | None) -> Out
     if to is not None:
         _copy_out(tier, held, to / row.name)
         return Outcome(path, "undo", Result.DONE, f"copied to {to / row.name}", bytes_after=held.size)
-    if _stands(tier, row):
+    if fileops.stands(tier.root_fd, row.directory, row.name):
         with hold(tier, row) as subject:
             _exchange(site, subject, held)
     else:
@@ -90,20 +90,6 @@ def _check_original(tier: LocalTier, held: HoldingRow, sha256: bytes, path: Path
             raise HeldOriginalDamaged(path=path, held=tier.root / ".archiver" / "holding" / held.name)
     finally:
         os.close(fd)
-
-
-def _stands(tier: LocalTier, row: FileRow) -> bool:
-    try:
-        directory_fd = fileops.open_directory(tier.root_fd, row.directory)
-    except FileNotFoundError:
-        return False
-    try:
-        os.stat(row.name, dir_fd=directory_fd, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    finally:
-        os.close(directory_fd)
-    return True
 
 
 def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:

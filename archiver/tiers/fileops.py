@@ -115,6 +115,21 @@ def path_of(fd: int) -> str:
         return f"descriptor {fd}"
 
 
+def stands(root_fd: int, directory: str | bytes, name: str | bytes) -> bool:
+    """Whether anything has that name in a directory below `root_fd`. Raises what open_directory does, OSError."""
+    try:
+        directory_fd = open_directory(root_fd, directory)
+    except FileNotFoundError:
+        return False
+    try:
+        os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    finally:
+        os.close(directory_fd)
+    return True
+
+
 # -- names -------------------------------------------------------------------------------------------------------------
 
 

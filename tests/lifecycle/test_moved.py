@@ -1,0 +1,78 @@
+"""A released file that is moved within its tier: record, original and history are found at its new place."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from archiver.catalog.rows import State
+from archiver.lifecycle.adopt import adopt
+from archiver.lifecycle.archive import archive
+from archiver.lifecycle.outcome import Result
+from archiver.lifecycle.rebuild import adopt_moved
+from archiver.lifecycle.recall import recall
+from archiver.lifecycle.site import Site
+from archiver.lifecycle.undo import undo
+from archiver.tiers.scan import scan_directory
+from tests.lifecycle.conftest import row_of, scan_all
+
+
+@pytest.mark.parametrize("recalled", [False, True], ids=["released", "recalled"])
+@pytest.mark.parametrize("whole", [False, True], ids=["file", "folder"])
+def test_a_scan_finds_what_was_moved(site: Site, tier_root: Path, recalled: bool, whole: bool) -> None:
+    path = tier_root / "2019" / "a.jpg"
+    original = path.read_bytes()
+    archive(site, paths=[path])
+    if recalled:
+        recall(site, [path])
+    if whole:
+        path.parent.rename(tier_root / "holiday")
+        new = tier_root / "holiday" / path.name
+    else:
+        new = path.rename(tier_root / "moved.jpg")
+    since = int(time.time())
+    scan_all(site)
+    (tier,) = site.local_tiers
+    assert [(one.path, one.result) for one in adopt_moved(site, tier, since)] == [(new, Result.DONE)]
+    assert row_of(site, new).state is (State.RECALLED if recalled else State.RELEASED)
+    assert list(adopt_moved(site, tier, since)) == []
+    undo(site, [new])
+    assert new.read_bytes() == original
+
+
+def test_what_was_gone_before_is_not_asked_about(site: Site, tier_root: Path) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    path.rename(tier_root / "moved.jpg")
+    scan_all(site)
+    (tier,) = site.local_tiers
+    assert list(adopt_moved(site, tier, int(time.time()) + 60)) == []
+
+
+def test_a_file_that_is_read_before_its_old_place_is_missed_has_its_original(site: Site, tier_root: Path) -> None:
+    path = tier_root / "2019" / "a.jpg"
+    original = path.read_bytes()
+    archive(site, paths=[path])
+    new = path.rename(tier_root / "2019" / "summer" / "a.jpg")
+    (tier,) = site.local_tiers
+    scan_directory(site.catalog, tier, "2019/summer")
+    assert row_of(site, path).state is State.RELEASED, "nobody has looked"
+    adopt(site, tier, row_of(site, new))
+    assert row_of(site, path).state is State.GONE
+    undo(site, [new])
+    assert new.read_bytes() == original
+
+
+def test_the_original_stays_with_the_first_of_two_copies(site: Site, tier_root: Path) -> None:
+    path, copy = tier_root / "wide.jpg", tier_root / "copy.jpg"
+    original = path.read_bytes()
+    archive(site, paths=[path])
+    copy.write_bytes(path.read_bytes())
+    scan_all(site)
+    (tier,) = site.local_tiers
+    adopt(site, tier, row_of(site, copy))
+    assert site.catalog.holding_for(row_of(site, copy).id) is None
+    undo(site, [path])
+    assert path.read_bytes() == original
