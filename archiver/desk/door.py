@@ -141,6 +141,10 @@ class Door:
 
     def _hang_up(self, peer: socket.socket) -> None:
         self._selector.unregister(peer)
+        # First of all, or a mount took the verdict of the withdrawn question for the image: where the daemon has gone
+        # it recalls by itself.
+        with suppress(OSError):  # the other side was quicker
+            peer.shutdown(socket.SHUT_RDWR)
         if (reader := self._asked.pop(peer, None)) is not None:
             self._desk.withdraw(reader)
         if (follower := self._followers.pop(peer, None)) is not None:

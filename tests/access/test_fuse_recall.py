@@ -7,6 +7,7 @@ import fcntl
 import mmap
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from archiver.catalog.rows import Act
+from archiver.desk import client
 from archiver.formats import Kind
 from archiver.lifecycle.site import open_site
 from tests.access.fuse_mount import Mount, blocked, mounted
@@ -182,6 +184,31 @@ def test_the_daemon_recalls_while_it_runs_and_the_mount_once_it_is_gone(tier: Re
                 reader = subprocess.Popen(["cat", mount.path / "daemon-2.jpg"], stdout=subprocess.PIPE)
                 blocked(reader.pid, mount.path / "daemon-2.jpg")
                 daemon.kill()
+            content, _ = reader.communicate(timeout=_SOON)
+            assert kind_in(content) is Kind.GENERATED
+        finally:
+            daemon.kill()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_daemon_that_stops_or_reloads_leaves_the_recall_to_the_mount(
+    tier: Released, mount: Mount, number: signal.Signals
+) -> None:
+    name = f"{number.name}.jpg"
+    copy_placeholder(tier, name)
+    command = [sys.executable, "-m", "archiver", "--config", tier.config, "run"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            assert daemon.stderr is not None
+            next(line for line in daemon.stderr if "started" in line)
+            with acted_upon(tier.root / name):
+                reader = subprocess.Popen(["cat", mount.path / name], stdout=subprocess.PIPE)
+                until(lambda: client.report(tier.settings.recall.desk_socket).readers == 1)
+                daemon.send_signal(number)
+                if number is signal.SIGTERM:
+                    daemon.wait(_SOON)
+                else:
+                    next(line for line in daemon.stderr if "started" in line)  # the next desk
             content, _ = reader.communicate(timeout=_SOON)
             assert kind_in(content) is Kind.GENERATED
         finally:

@@ -103,6 +103,25 @@ def test_a_mount_that_hangs_up_withdraws_its_question(site: Site, service: DeskS
     os.close(fd)
 
 
+@pytest.mark.parametrize("for_good", [True, False])
+def test_a_mount_that_waits_when_the_daemon_ends_is_hung_up_on_without_a_verdict(
+    site: Site, released: list[Path], tmp_path: Path, for_good: bool
+) -> None:
+    site.settings = with_recall(site.settings, socket=tmp_path / "recall.sock")
+    service = DeskService(site)
+    service.start()
+    gate = Gate(site, is_open=False)
+    with released[0].open("r+b") as file:
+        peer = client.ask_recall(at(site), file.fileno(), os.getpid())
+    gate.reached.acquire()
+    stopping = threading.Thread(target=service.stop, kwargs={"for_good": for_good})
+    stopping.start()
+    with closing(peer), pytest.raises(DeskUnreachable):
+        client.verdict(at(site), peer)
+    gate.open()
+    stopping.join()
+
+
 @pytest.mark.parametrize(
     "packet", [b"", b"{", b"[]", b"null", b'{"want": "all"}', b'{"want": "recall", "pid": 1}', b"x" * 10_000]
 )
