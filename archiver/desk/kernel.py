@@ -8,6 +8,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +24,14 @@ from archiver.tiers.local import LocalTier
 _LOG = logging.getLogger("archiver.desk")
 
 
+@dataclass(eq=False, slots=True)
+class _Question:
+    """One asking; the same reader's, with the same id, comes again on a new connection."""
+
+    id: int
+    reader: Reader | None = None  # until the desk has taken it in
+
+
 class KernelReaders:
     """The daemon's connection to `archiver-recall`, which may come and go.
 
@@ -32,7 +41,7 @@ class KernelReaders:
     def __init__(self, path: Path, desk: RecallDesk) -> None:
         self._desk = desk
         self._lock = threading.Lock()  # guards what follows
-        self._readers: dict[int, Reader | None] = {}  # by the id of their question; None while the desk takes it in
+        self._questions: dict[int, _Question] = {}  # the latest of each id that is not answered yet
         self._watches: dict[str, Watch] = {}
         self._devices: dict[str, int] = {}  # what was sent for watching
         self._inbox: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -104,25 +113,25 @@ class KernelReaders:
                 _LOG.exception("a question of archiver-recall was not taken in")
 
     def _ask(self, ask: Ask, fd: int, pidfd: int | None) -> None:
+        question = _Question(ask.id)
         with self._lock:
-            before = self._readers.get(ask.id)
-            self._readers[ask.id] = None
-        reader = self._desk.ask(
-            fd, Asker.of(ask.pid), partial(self._answer, ask.id), pidfd=pidfd, patience=ask.left_ms / 1000
+            before = self._questions.get(ask.id)
+            self._questions[ask.id] = question
+        question.reader = self._desk.ask(
+            fd, Asker.of(ask.pid), partial(self._answer, question), pidfd=pidfd, patience=ask.left_ms / 1000
         )
-        with self._lock:
-            if ask.id in self._readers:  # not answered yet
-                self._readers[ask.id] = reader
-        if before is not None:
-            self._desk.withdraw(before)  # asked again on a new connection: one of the two is enough
+        if before is not None and before.reader is not None:
+            self._desk.withdraw(before.reader)  # asked again on a new connection: one of the two is enough
 
-    def _answer(self, id: int, verdict: Verdict) -> None:
+    def _answer(self, question: _Question, verdict: Verdict) -> None:
         with self._lock:
-            self._readers.pop(id, None)
-        self.client.answer(id, verdict.errno)
+            if self._questions.get(question.id) is not question:
+                return  # it was asked again, and withdrawn: who waits under this id waits for the other's verdict
+            del self._questions[question.id]
+        self.client.answer(question.id, verdict.errno)
 
     def _withdraw(self, id: int) -> None:
         with self._lock:
-            reader = self._readers.get(id)
-        if reader is not None:
-            self._desk.withdraw(reader)
+            question = self._questions.get(id)
+        if question is not None and question.reader is not None:
+            self._desk.withdraw(question.reader)
