@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import os
 import select
 import socket
@@ -12,8 +14,10 @@ from archiver.desk import client
 from archiver.desk.asker import Asker
 from archiver.desk.desk import RecallDesk
 from archiver.desk.jobs import Verdict
-from archiver.errors import DeskUnreachable
+from archiver.errors import ArchiverError, DeskUnreachable
 from archiver.lifecycle.site import Site
+
+_LOG = logging.getLogger("archiver.access")
 
 
 class Recalls:
@@ -41,12 +45,15 @@ class Recalls:
         return client.verdict(self._socket, peer)
 
     def of_own_desk(self, fd: int, pid: int) -> Future[int]:
-        """The question asked in this process; cancelling the answer withdraws it. The desk closes `fd`."""
-        with self._starting:
-            if self._desk is None:
-                self._desk = RecallDesk(self._site)
-                self._desk.start()
-        desk, answer = self._desk, Future[int]()
+        """The question asked in this process; cancelling the answer withdraws it. `fd` is closed."""
+        answer = Future[int]()
+        try:
+            desk = self._started_desk()
+        except ArchiverError as error:
+            os.close(fd)
+            _LOG.warning("a reader gets an error: %s. %s", error.message, error.hint)
+            answer.set_result(errno.EIO)
+            return answer
 
         def tell(verdict: Verdict) -> None:
             if answer.set_running_or_notify_cancel():
@@ -55,6 +62,19 @@ class Recalls:
         reader = desk.ask(fd, Asker.of(pid), tell)
         answer.add_done_callback(lambda answer: desk.withdraw(reader) if answer.cancelled() else None)
         return answer
+
+    def _started_desk(self) -> RecallDesk:
+        """The desk of this process, kept once it runs: the next reader tries again. Raises CatalogUnavailable."""
+        with self._starting:
+            if self._desk is None:
+                desk = RecallDesk(self._site)
+                try:
+                    desk.start()
+                except BaseException:
+                    desk.stop()
+                    raise
+                self._desk = desk
+            return self._desk
 
     def close(self) -> None:
         """Answer all who wait; what is being written is finished."""

@@ -87,7 +87,8 @@ class RecallDesk:
                     self._drop(job)
         self._tell_all(readers, Ending.FAILED, "the daemon is stopping")
         for worker in self._workers:
-            worker.join()
+            if worker.ident is not None:  # else `start` has failed
+                worker.join()
         self._vigil.stop()
 
     # -- asking --------------------------------------------------------------------------------------------------------

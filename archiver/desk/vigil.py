@@ -38,7 +38,8 @@ class Vigil:
         """End the thread; what has not come is forgotten."""
         self._stopping = True
         os.eventfd_write(self._wake, 1)
-        self._thread.join()
+        if self._thread.ident is not None:  # else it was never started
+            self._thread.join()
         self._epoll.close()
         os.close(self._wake)
 
