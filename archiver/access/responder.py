@@ -33,6 +33,7 @@ from archiver.access.switchboard import Switchboard
 from archiver.access.terms import Groups, Terms, suited
 
 _TICK = 1.0  # seconds between two heartbeats at most
+_LEASE_RETRY = 0.1  # seconds until a file is tried again that somebody holds a lease on; nobody tells when it is over
 _HELPERS = 4
 _T = TypeVar("_T")
 
@@ -60,6 +61,8 @@ class Responder:
         self._looking = Readers()  # at whose file a helper looks
         self._waiting = Readers()  # for a recall
         self._unasked: deque[Reader] = deque()
+        self._leased: list[Reader] = []  # not asked either: the lease on their file is being broken
+        self._leased_until = 0.0
         self._spared = Spared()
         for who in spared:
             self._spared.add(who)
@@ -90,7 +93,7 @@ class Responder:
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def _pause(self) -> float:
-        return min(_TICK, self._waiting.pause(), self._looking.pause())
+        return min(_LEASE_RETRY if self._leased else _TICK, self._waiting.pause(), self._looking.pause())
 
     def _prepare_to_leave(self, _mask: int) -> None:
         """Those who wait are still served, for a while; what nobody will answer for is watched no longer."""
@@ -203,6 +206,9 @@ class Responder:
     # -- asking the desk -----------------------------------------------------------------------------------------------
 
     def _ask_desk(self) -> None:
+        if self._leased and time.monotonic() >= self._leased_until:
+            self._unasked += self._leased
+            self._leased = []
         while self._unasked and self._clients.has_desk:
             reader = self._unasked.popleft()
             if reader not in self._waiting:
@@ -221,6 +227,13 @@ class Responder:
 
     def _opened(self, reader: Reader, file: int | OSError) -> bool:
         """Send the question; False when the desk has to read others first."""
+        if isinstance(file, BlockingIOError):
+            # Somebody, perhaps the reader, holds a lease: it is asked to give it back, as for any program that opens
+            # the file for writing, and after /proc/sys/fs/lease-break-time it is taken.
+            if not self._leased:
+                self._leased_until = time.monotonic() + _LEASE_RETRY
+            self._leased.append(reader)
+            return True
         if isinstance(file, OSError):
             self._log.seldom(f"a placeholder cannot be written to: {file}")
             if self._waiting.take(reader.id):
@@ -247,6 +260,7 @@ class Responder:
 
     def desk_came(self) -> None:
         self._unasked = deque(self._waiting)
+        self._leased = []
 
     def desk_left(self) -> None:
         self._desk_left = time.monotonic()

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,20 @@ for act in (threading.Thread.start, threading.Thread.join):
     for thread in threads:
         act(thread)
 sys.stdout.buffer.write(b"".join(found[path] for path in paths))
+"""
+
+
+LEASED = """
+import fcntl, os, signal, sys
+file = os.open(sys.argv[1], os.O_RDONLY)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGIO])
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+print("leased")
+signal.sigwait([signal.SIGIO])
+print("wanted back")
+input()
+fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+input()
 """
 
 
@@ -202,6 +217,37 @@ def test_a_reader_through_a_read_only_mount_is_shown_to_the_desk_by_the_tiers_ow
     desk = site.desk()
     assert site.read(elsewhere / path.name) == generated()
     assert f"READ {path} " in desk.expect("asked")
+
+
+@pytest.mark.parametrize("how", ["READ", "OPEN"])
+def test_a_reader_of_a_leased_file_waits_for_the_lease_to_be_given_back(site: Site, how: str) -> None:
+    path, other = site.released(2)
+    holder = Talker("-c", LEASED, str(path))
+    site.cleanup.callback(holder.kill)
+    holder.expect("leased")
+    site.start(hows=how)
+    desk = site.desk(watched=how)
+    reader = site.reader(path)
+    holder.expect("wanted back")
+    assert site.read(other) == generated()
+    assert str(other) in desk.expect("asked")
+    assert reader.poll() is None
+    holder.say("give it back")
+    assert outcome(reader) == generated()
+
+
+def test_a_lease_that_is_not_given_back_keeps_its_reader_until_the_deadline(site: Site) -> None:
+    (path,) = site.released()
+    holder = Talker("-c", LEASED, str(path))
+    site.cleanup.callback(holder.kill)
+    holder.expect("leased")
+    site.start(deadline=2.0)
+    desk = site.desk()
+    began = time.monotonic()
+    assert site.read(path) == placeholder()
+    assert time.monotonic() - began >= 2.0
+    holder.expect("wanted back")
+    assert desk.silent()
 
 
 def test_a_program_that_ran_before_can_still_be_read_and_started(site: Site) -> None:
