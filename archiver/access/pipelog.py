@@ -27,8 +27,8 @@ class PipeLog:
         if child:
             os.close(self._source)
             return child
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         # The journal may wait for a reader's answer, and we for the journal: nothing else may depend on our end.
         os.closerange(3, self._source)
         os.closerange(self._source + 1, LIMIT)
@@ -64,7 +64,7 @@ class PipeLog:
         try:
             os.write(self._sink, line)
             self._dropped = 0
-        except BlockingIOError:
+        except OSError:  # it is full, or who writes them out has ended: no reason to end as well
             self._dropped += 1
 
 

@@ -135,6 +135,11 @@ class Site:
         assert self.service is not None
         return next(child for child in reversed(children(self.service.process.pid)) if _is_locked(child))
 
+    def logger(self) -> int:
+        """The process that writes the log of one that has a responder."""
+        assert self.service is not None
+        return next(child for child in children(self.service.process.pid) if child != self.responder())
+
     def released(self, count: int = 1) -> list[Path]:
         """New placeholders."""
         self.made += count
