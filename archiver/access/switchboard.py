@@ -111,6 +111,8 @@ class Switchboard:
         self._selector.register(peer, selectors.EVENT_READ, lambda mask: self._ready(client, mask))
 
     def _ready(self, client: _Client, mask: int) -> None:
+        if client.peer.fileno() not in self._clients:
+            return  # it was dropped by what came before it of the same turn
         if mask & selectors.EVENT_WRITE:
             self._await_room(client, False)
         if mask & selectors.EVENT_READ:
