@@ -106,6 +106,9 @@ class Responder:
         late = [*self._looking.late(), *self._waiting.late()]
         if not self._clients.has_desk and time.monotonic() > self._desk_left + self._terms.reconnect:
             late += self._waiting
+            # Nobody waits any more. While no desk comes to be asked they would be kept, in memory that is locked.
+            self._unasked.clear()
+            self._leased.clear()
         for reader in late:
             self._late(reader)
 
@@ -161,10 +164,11 @@ class Responder:
         if finding is Finding.PLACEHOLDER and not self._passes(event):
             reader = self._waiting.add(group, event, self._terms.deadline)
             self._board.waits(event.fd, _who(event))
-            self._unasked.append(reader)
             if len(self._waiting) > self._most_waiting:
                 self._log.seldom(f"{len(self._waiting)} readers wait: too many")
                 self._late(reader)
+            else:
+                self._unasked.append(reader)
             return
         if finding is Finding.RESIDENT:
             self._ignore(group, event)
