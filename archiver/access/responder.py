@@ -83,6 +83,7 @@ class Responder:
         """Answer until told to leave. Raises Overflowed, EventsMalformed."""
         while self._leave_by is None or (len(self._waiting) and time.monotonic() < self._leave_by):
             self._board.beat()
+            self._clients.tick()
             for key, mask in self._selector.select(self._pause()):
                 key.data(mask)
             self._ask_desk()

@@ -6,6 +6,7 @@ import os
 import selectors
 import socket
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from archiver.access.protocol import (
     Welcome,
 )
 
+_PAUSE = 1.0  # seconds without listening where nobody can be let in; a descriptor may be free then
 _CREDENTIALS = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 
@@ -61,9 +63,10 @@ class Switchboard:
         self._through: Counter[int] = Counter()
         self._clients: dict[int, _Client] = {}
         self._desk: _Client | None = None
+        self._listen_again: float | None = None  # when, while it does not listen
         self.handler: Handler
         listener.setblocking(False)
-        selector.register(listener, selectors.EVENT_READ, lambda _: self._accept())
+        self._listen()
 
     def lets_through(self, pid: int) -> bool:
         """Whether this process is one of archiver's."""
@@ -94,12 +97,27 @@ class Switchboard:
             return False
         return True
 
+    def tick(self) -> None:
+        """To be called now and then."""
+        if self._listen_again is not None and time.monotonic() >= self._listen_again:
+            self._listen()
+
     # -- connections ---------------------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        self._selector.register(self._listener, selectors.EVENT_READ, lambda _: self._accept())
+        self._listen_again = None
 
     def _accept(self) -> None:
         try:
             peer, _ = self._listener.accept()
         except BlockingIOError:
+            return
+        except OSError as error:
+            # Who cannot be let in stays at the door, and every turn would begin with that.
+            self._log.seldom(f"nobody is let in for now: {error}")
+            self._selector.unregister(self._listener)
+            self._listen_again = time.monotonic() + _PAUSE
             return
         pid, uid, _ = _CREDENTIALS.unpack(peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if uid not in self._users or pid == 0:

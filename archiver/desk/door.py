@@ -19,6 +19,7 @@ import selectors
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -35,6 +36,7 @@ from archiver.errors import DeskUnreachable
 
 _LOG = logging.getLogger("archiver.desk")
 _MOST_REQUEST = 256  # bytes
+_PAUSE = 1.0  # seconds without listening where nobody can be let in; a descriptor may be free then
 _CREDENTIALS = struct.Struct("iII")  # pid, uid, gid
 
 
@@ -45,6 +47,7 @@ class Door:
         self._path, self._desk, self._report = path, desk, report
         self._selector = selectors.DefaultSelector()
         self._listener: socket.socket | None = None
+        self._listen_again: float | None = None  # when, while it does not listen
         self._asked: dict[socket.socket, Reader] = {}
         self._followers: dict[socket.socket, Callable[[Event], None]] = {}
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -65,7 +68,7 @@ class Door:
         listener.listen(socket.SOMAXCONN)
         listener.setblocking(False)
         self._listener = listener
-        self._selector.register(listener, selectors.EVENT_READ, self._accept)
+        self._listen()
         self._selector.register(self._wake, selectors.EVENT_READ, lambda: None)
         self._thread.start()
 
@@ -82,20 +85,37 @@ class Door:
 
     def _serve(self) -> None:
         while not self._closing:
-            for key, _ in self._selector.select():
+            pause = None if self._listen_again is None else max(0.0, self._listen_again - time.monotonic())
+            for key, _ in self._selector.select(pause):
                 try:
                     key.data()
                 except Exception:
                     _LOG.exception("the desk's socket")
+            if self._listen_again is not None and (self._closing or time.monotonic() >= self._listen_again):
+                self._listen()
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, socket.socket):
                 self._hang_up(key.fileobj)
         self._selector.close()
         os.close(self._wake)
 
+    def _listen(self) -> None:
+        assert self._listener is not None  # it was opened
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._listen_again = None
+
     def _accept(self) -> None:
         assert self._listener is not None  # it is what was registered
-        peer, _ = self._listener.accept()
+        try:
+            peer, _ = self._listener.accept()
+        except BlockingIOError:  # who came has gone
+            return
+        except OSError as error:
+            # Who cannot be let in stays at the door, which would be all that this thread saw.
+            _LOG.warning("nobody is let in at %s for %.0f s: %s", self._path, _PAUSE, error.strerror)
+            self._selector.unregister(self._listener)
+            self._listen_again = time.monotonic() + _PAUSE
+            return
         credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, uid, _ = _CREDENTIALS.unpack(credentials)
         if uid not in (0, os.geteuid()):

@@ -13,8 +13,9 @@ import pytest
 
 from archiver.access import protocol
 from archiver.access.pipelog import PipeLog
-from archiver.access.protocol import Hello, How, Role, Watch, Withdrawn
+from archiver.access.protocol import Hello, How, Role, Watch, Welcome, Withdrawn
 from archiver.access.switchboard import Switchboard
+from tests.access.watching import no_descriptor_free, until
 
 
 class Responder:
@@ -55,6 +56,7 @@ class Exchange:
         self.board.handler = self.handler = Responder()
 
     def turn(self) -> None:
+        self.board.tick()
         for key, mask in self.selector.select(0):
             key.data(mask)
 
@@ -94,3 +96,18 @@ def test_a_desk_that_ends_while_room_in_its_socket_is_waited_for_is_dropped_once
         key.data(mask)
     assert exchange.handler.told == ["let through", "desk came", "desk left"]
     exchange.desk()
+
+
+def test_who_cannot_be_let_in_for_want_of_descriptors_is_let_in_later(exchange: Exchange) -> None:
+    peer = exchange.client()
+    with no_descriptor_free():
+        exchange.turn()
+        assert exchange.selector.select(0) == [], "every turn would try again at once"
+    protocol.send(peer, Hello(Role.TOOL))
+
+    def is_let_in() -> bool:
+        exchange.turn()
+        return exchange.handler.told == ["let through"]
+
+    until(is_let_in)
+    assert protocol.receive(peer) == (Welcome(), [])

@@ -23,7 +23,8 @@ from archiver.desk.service import DeskService
 from archiver.errors import DeskUnreachable
 from archiver.lifecycle.site import Site
 from tests.access.released import kind_of
-from tests.desk.conftest import Gate, ask, at_rest, with_recall
+from tests.access.watching import no_descriptor_free, until
+from tests.desk.conftest import PATIENCE, Gate, ask, at_rest, with_recall
 
 
 @pytest.fixture
@@ -137,6 +138,39 @@ def test_what_is_none_of_ours_is_hung_up_on_and_the_next_is_served(
             socket.send_fds(peer, [b'{"want": "report"}'], [null.fileno()])
         assert peer.recv(100) == b""
     assert client.report(at(site)).readers == 0
+
+
+def test_who_cannot_be_let_in_for_want_of_descriptors_is_let_in_later(
+    site: Site, service: DeskService, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusals() -> list[float]:
+        return [record.created for record in caplog.records if "nobody is let in" in record.message]
+
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.settimeout(PATIENCE)
+        with no_descriptor_free():
+            peer.connect(str(at(site)))
+            until(lambda: len(refusals()) > 1)
+        first, second, *_ = refusals()
+        assert second - first >= 0.9, "it tries again at once"
+        peer.send(b'{"want": "report"}')
+        assert json.loads(peer.recv(client.MOST_BYTES))["readers"] == 0
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_the_door_is_closed_while_nobody_can_be_let_in(site: Site, released: list[Path], tmp_path: Path) -> None:
+    site.settings = with_recall(site.settings, socket=tmp_path / "recall.sock")
+    service = DeskService(site)
+    service.start()
+    door: Door = service._door
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.settimeout(PATIENCE)
+        with no_descriptor_free():
+            peer.connect(str(at(site)))
+            until(lambda: door._listen_again is not None)
+            service.stop(for_good=True)
+        with pytest.raises(ConnectionResetError):
+            peer.recv(100)
 
 
 def test_only_root_and_the_daemon_may_ask(site: Site, service: DeskService) -> None:
