@@ -31,7 +31,7 @@ from archiver.desk.rules import Action, Rules, Ruling
 from archiver.desk.vigil import Vigil
 from archiver.desk.waiting import FairQueue
 from archiver.desk.work import Request, recall_open_file
-from archiver.errors import ArchiverError, FileBusy, from_os_error
+from archiver.errors import ArchiverError, DeadlineMissed, FileBusy, from_os_error
 from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.site import Site
 
@@ -253,6 +253,8 @@ class RecallDesk:
             self._try_again_later(job)
             return
         except (ArchiverError, OSError) as error:
+            if isinstance(error, DeadlineMissed) and self._decode_again(job):
+                return
             failure = from_os_error(error, job.place.path) if isinstance(error, OSError) else error
             if job.stage is Stage.COMMITTING:
                 # Only the catalog could not be told: the journal has it, and the next reconcile tells it.
@@ -293,6 +295,16 @@ class RecallDesk:
                 return
         self._vigil.at(time.monotonic() + _BUSY_RETRY, again)
 
+    def _decode_again(self, job: Job) -> bool:
+        """For those who came after the decode had begun, and can wait longer; False where there are none."""
+        with self._lock:
+            again = any(job.deadline is None or reader.deadline > job.deadline for reader in job.readers)
+            if again:
+                job.stage = Stage.WAITING
+                self._queue.push(job, job.priority, job.owner)
+                self._work_to_do.notify()
+            return again
+
     def _write_down(self, place: Place, asker: str, failure: ArchiverError) -> None:
         tier_id = self._site.tier_ids[place.tier.name] if place.tier else None
         try:
@@ -313,7 +325,7 @@ class RecallDesk:
         """The picture of a job's record, at the job's priority."""
         with self._lock:
             deadline = max((reader.deadline for reader in job.readers), default=None)
-            priority = job.priority
+            job.deadline, priority = deadline, job.priority
         return self._site.engine.generate([record], priority=priority, deadline=deadline)[0]
 
     def begin_to_write(self, job: Job) -> bool:

@@ -62,6 +62,7 @@ class Job:
     stage: Stage = Stage.WAITING
     since: float = field(default_factory=time.monotonic)
     first: Asker = field(default_factory=lambda: Asker(0))
+    deadline: float | None = None  # that the decoder was told; None: nobody waited
 
     def told(self) -> Recall:
         """For people."""

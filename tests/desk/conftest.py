@@ -50,11 +50,17 @@ class Waiting:
         return self._verdicts[0]
 
 
-def ask(desk: RecallDesk, path: Path, asker: Asker | None = None, pidfd: int | None = None) -> Waiting:
+def ask(
+    desk: RecallDesk,
+    path: Path,
+    asker: Asker | None = None,
+    pidfd: int | None = None,
+    patience: float | None = None,
+) -> Waiting:
     """Read a file as somebody: the desk gets a descriptor of its own, as from the kernel."""
     waiting = Waiting()
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    waiting.reader = desk.ask(fd, asker or myself(), waiting, pidfd=pidfd)
+    waiting.reader = desk.ask(fd, asker or myself(), waiting, pidfd=pidfd, patience=patience)
     return waiting
 
 

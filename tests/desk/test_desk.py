@@ -19,13 +19,14 @@ from archiver.config import VaultSettings
 from archiver.desk.asker import Asker
 from archiver.desk.budget import READ_BY
 from archiver.desk.history import Ending
+from archiver.errors import DeadlineMissed
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
 from archiver.tiers.scan import scan
 from tests.access.watching import until
-from tests.desk.conftest import Gate, ask, at_rest, desk_of
+from tests.desk.conftest import PATIENCE, Gate, ask, at_rest, desk_of
 from tests.lifecycle.conftest import decoded, photograph, row_of
 
 
@@ -219,6 +220,36 @@ def test_the_deadline_comes_before_a_decoder_that_does_not_answer(site: Site, re
         assert desk.report().late == 2
         gate.open()
     assert kind_of(released[1]) is formats.Kind.PLACEHOLDER
+
+
+class Late(Gate):
+    """Misses the deadline of its first decode, once it may."""
+
+    def generate(self, records, **how):
+        generated = super().generate(records, **how)
+        if self.decodes == 1:
+            raise DeadlineMissed(where="in this process", seconds="30")
+        return generated
+
+
+def test_who_can_wait_longer_than_the_first_reader_is_not_given_up_with_it(site: Site, released: list[Path]) -> None:
+    gate = Late(site, is_open=False)
+    with desk_of(site, on_failure="error", concurrent=1) as desk:
+        first = ask(desk, released[0], patience=PATIENCE / 2)
+        gate.reached.acquire()
+        second = ask(desk, released[0], patience=PATIENCE)
+        desk.withdraw(first.reader)
+        gate.open()
+        assert second.verdict().ending is Ending.RECALLED
+    assert gate.decodes == 2
+
+
+def test_a_missed_deadline_is_a_failure_for_those_who_had_it(site: Site, released: list[Path]) -> None:
+    gate = Late(site)
+    with desk_of(site, on_failure="error") as desk:
+        verdict = ask(desk, released[0], patience=PATIENCE).verdict()
+        assert (verdict.errno, verdict.ending) == (errno.EIO, Ending.FAILED)
+    assert gate.decodes == 1
 
 
 def test_the_end_of_the_desk_answers_everybody_at_once(site: Site, released: list[Path]) -> None:
