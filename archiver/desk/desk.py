@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import CancelledError, Future
 
 from archiver.catalog.rows import Act
 from archiver.codec.record import Record
@@ -30,7 +31,7 @@ from archiver.desk.report import Report, Share
 from archiver.desk.rules import Action, Rules, Ruling
 from archiver.desk.vigil import Vigil
 from archiver.desk.waiting import FairQueue
-from archiver.desk.work import Request, recall_open_file
+from archiver.desk.work import Request, Unwanted, recall_open_file
 from archiver.errors import ArchiverError, DeadlineMissed, FileBusy, from_os_error
 from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.site import Site
@@ -76,7 +77,11 @@ class RecallDesk:
             worker.start()
 
     def stop(self) -> None:
-        """Answer all who wait, but for files that are being written: those end as usual, and are waited for."""
+        """Answer all who wait, but for files that are being written: those end as usual, and are waited for.
+
+        A decode that nobody wants any more is not: it may take until the deadline of who wanted it. The engine's end
+        drops it, or waits for it.
+        """
         with self._lock:
             self._stopping = True
             self._work_to_do.notify_all()
@@ -85,6 +90,8 @@ class RecallDesk:
             for job in left:
                 if job.stage is Stage.WAITING:
                     self._drop(job)
+                elif job.picture is not None:
+                    job.picture.cancel()
         self._tell_all(readers, Ending.FAILED, "the daemon is stopping")
         for worker in self._workers:
             if worker.ident is not None:  # else `start` has failed
@@ -322,11 +329,31 @@ class RecallDesk:
     # -- what a worker reports -----------------------------------------------------------------------------------------
 
     def decode(self, job: Job, record: Record) -> Generated:
-        """The picture of a job's record, at the job's priority."""
+        """The picture of a job's record, at the job's priority. Raises Unwanted when the desk ends before."""
+        engine = self._site.engine  # which may take a while, and is not to be opened by what is left to itself
         with self._lock:
+            if self._stopping:
+                raise Unwanted
             deadline = max((reader.deadline for reader in job.readers), default=None)
+            picture = job.picture = Future[Generated]()
             job.deadline, priority = deadline, job.priority
-        return self._site.engine.generate([record], priority=priority, deadline=deadline)[0]
+
+        def generate() -> None:
+            try:
+                generated = engine.generate([record], priority=priority, deadline=deadline)[0]
+            except Exception as error:
+                if picture.set_running_or_notify_cancel():
+                    picture.set_exception(error)
+            else:
+                if picture.set_running_or_notify_cancel():
+                    picture.set_result(generated)
+
+        # A thread of its own: an engine cannot be told that nobody waits any more, so it is left to itself then.
+        threading.Thread(target=generate, name="desk-decode", daemon=True).start()
+        try:
+            return picture.result()
+        except CancelledError:
+            raise Unwanted from None
 
     def begin_to_write(self, job: Job) -> bool:
         """Whether anybody still waits for the file."""

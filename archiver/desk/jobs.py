@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from archiver.decoder.engine import Priority
+from archiver.decoder.engine import Generated, Priority
 from archiver.desk.asker import Asker
 from archiver.desk.history import Ending, shown
 from archiver.desk.place import Place
@@ -62,6 +63,7 @@ class Job:
     stage: Stage = Stage.WAITING
     since: float = field(default_factory=time.monotonic)
     first: Asker = field(default_factory=lambda: Asker(0))
+    picture: Future[Generated] | None = None  # once its decode has begun
     deadline: float | None = None  # that the decoder was told; None: nobody waited
 
     def told(self) -> Recall:

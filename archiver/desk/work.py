@@ -32,7 +32,7 @@ _Row = tuple[LocalTier, FileRow]
 _taking_in = threading.Lock()  # one after the other: of two scans of a tier at once, the second is refused
 
 
-class _Unwanted(Exception):
+class Unwanted(Exception):
     """Nobody waits for it any more."""
 
 
@@ -40,7 +40,7 @@ class Progress(Protocol):
     """What a recall asks and tells on its way."""
 
     def decode(self, record: Record) -> Generated:
-        """The picture, and what made it. Raises the errors of the models."""
+        """The picture, and what made it. Raises the errors of the models, Unwanted."""
         ...
 
     def is_wanted(self) -> bool:
@@ -79,12 +79,12 @@ def recall_open_file(site: Site, request: Request, progress: Progress) -> Outcom
         give_back = _restored if exact.is_exact(carried.record.scheme) else _generated
         try:
             return give_back(site, file, carried, request, progress)
-        except _Unwanted:
+        except Unwanted:
             return Outcome(file.path, "recall", Result.SKIPPED, "nobody waits for it any more")
 
 
 def _generated(site: Site, file: OpenFile, carried: Carried, request: Request, progress: Progress) -> Outcome:
-    """The image that the record gives. Raises _Unwanted."""
+    """The image that the record gives. Raises Unwanted."""
 
     def decode() -> Generated:
         generated = progress.decode(carried.record)
@@ -98,7 +98,7 @@ def _generated(site: Site, file: OpenFile, carried: Carried, request: Request, p
 
 
 def _restored(site: Site, file: OpenFile, carried: Carried, request: Request, progress: Progress) -> Outcome:
-    """The very bytes of a file kept without loss. Raises _Unwanted, NotTracked (no journal for it)."""
+    """The very bytes of a file kept without loss. Raises Unwanted, NotTracked (no journal for it)."""
     if not isinstance(file, Subject):
         raise NotTracked(path=file.path)
     _require_wanted(progress)
@@ -107,7 +107,7 @@ def _restored(site: Site, file: OpenFile, carried: Carried, request: Request, pr
 
 def _require_wanted(progress: Progress) -> None:
     if not progress.is_wanted():
-        raise _Unwanted
+        raise Unwanted
 
 
 def kind_of(fd: int) -> Kind | None:

@@ -18,6 +18,7 @@ from archiver.catalog.rows import Act, State
 from archiver.config import VaultSettings
 from archiver.desk.asker import Asker
 from archiver.desk.budget import READ_BY
+from archiver.desk.desk import RecallDesk
 from archiver.desk.history import Ending
 from archiver.errors import DeadlineMissed
 from archiver.lifecycle.archive import archive
@@ -257,10 +258,28 @@ def test_the_end_of_the_desk_answers_everybody_at_once(site: Site, released: lis
     with desk_of(site, concurrent=1) as desk:
         waiting = [ask(desk, path) for path in released]
         gate.reached.acquire()
-        threading.Timer(0.5, gate.open).start()
+    gate.open()
     assert {one.verdict().ending for one in waiting} == {Ending.FAILED}
     assert {kind_of(path) for path in released} == {formats.Kind.PLACEHOLDER}
     assert ask(desk, released[0]).verdict().reason == "the daemon is stopping"
+
+
+def test_the_end_of_the_desk_does_not_wait_for_a_decode_that_nobody_wants(site: Site, released: list[Path]) -> None:
+    gate = Gate(site, is_open=False)
+    desk = RecallDesk(site)
+    desk.start()
+    waiting = ask(desk, released[0])
+    gate.reached.acquire()
+    stopping = threading.Thread(target=desk.stop)
+    stopping.start()
+    assert waiting.verdict().ending is Ending.FAILED
+    stopping.join(20)
+    assert not stopping.is_alive()
+    assert not under_way(site)
+    gate.open()  # what it gives now is for nobody
+    with desk_of(site) as desk:
+        assert ask(desk, released[0]).verdict().ending is Ending.RECALLED
+    assert gate.decodes == 2
 
 
 def test_a_file_that_another_process_recalls_is_waited_for(site: Site, released: list[Path]) -> None:

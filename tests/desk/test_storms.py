@@ -74,7 +74,7 @@ def test_five_hundred_readers_of_five_hundred_files_are_each_served(
     threads = threading.active_count()
     with desk_of(site, concurrent=4, waiting=READERS) as desk:
         waiting = [ask(desk, copy) for copy in copies]
-        assert threading.active_count() <= threads + 5
+        assert threading.active_count() <= threads + 9  # 4 that work, 4 that decode, and the vigil: not one a reader
         assert {one.verdict().ending for one in waiting} == {Ending.RECALLED}
         assert at_rest(desk).report().last_hour == READERS
     assert all(copy.read_bytes() == image for copy in copies)
