@@ -15,18 +15,19 @@ _FIRST = 3  # SD_LISTEN_FDS_START
 
 
 def notify(state: str, descriptors: Sequence[int] = ()) -> None:
-    """Tell the service manager; nothing where there is none, or when it cannot listen just now."""
+    """Tell the service manager; nothing where there is none, or where it does not listen (any more, or just now)."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):
         address = "\0" + address[1:]
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as manager:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as manager:
             manager.sendmsg([state.encode()], rights, 0, address)
-        except BlockingIOError:
-            return  # a beat of the watchdog more or less; what must arrive is sent before there is anything to wait for
+    except OSError:
+        # What is lost is a beat of the watchdog, or the watches when this process dies: no reason to die for it.
+        return
 
 
 def store(name: str, descriptor: int) -> None:
