@@ -246,30 +246,43 @@ class DecodeService:
         return True
 
     def _run(self, jobs: list[Job]) -> None:
-        """One call of the networks."""
+        """One call of the networks. Never raises: a lane that ended here would keep its jobs and its place for ever."""
         try:
             results = self._runner.run([job.work for job in jobs])
-        except OutOfMemory as error:
-            self._after_out_of_memory(jobs, error)
-        except DeviceLost as error:
-            self._after_device_lost(jobs, error)
-        except WorkerDied as error:
-            self._after_death(jobs, error)
+            done = list(zip(jobs, results, strict=True))
         except Exception as error:
-            self._after_failure(jobs, error)
+            self._after(jobs, error)
         else:
             self._count(jobs, done=len(jobs))
-            for job, result in zip(jobs, results, strict=True):
+            for job, result in done:
                 job.future.set_result(result)
 
     # -- when it does not go well --------------------------------------------------------------------------------------
+
+    def _after(self, jobs: list[Job], error: Exception) -> None:
+        try:
+            match error:
+                case OutOfMemory():
+                    self._after_out_of_memory(jobs, error)
+                case DeviceLost():
+                    self._after_device_lost(jobs, error)
+                case WorkerDied():
+                    self._after_death(jobs, error)
+                case _:
+                    self._after_failure(jobs, error)
+        except WorkerDied as death:  # as it was asked to shrink or to fall back: what has too little memory is killed
+            self._after_death(jobs, death)
+        except Exception as defect:
+            _LOG.exception("the failure of %d pictures (%s) could not be dealt with", len(jobs), error)
+            self._fail(jobs, defect)
 
     def _after_out_of_memory(self, jobs: list[Job], error: OutOfMemory) -> None:
         self._counts.out_of_memory += 1
         if len(jobs) > 1 and self._runner.batch < len(jobs):
             self._again(jobs)  # another lane has shrunk the batch meanwhile
         elif self._runner.shrink():
-            _LOG.warning("out of memory on %s: %d records together from now on", self.device, self._runner.batch)
+            device, batch = self._runner.device, self._runner.batch
+            _LOG.warning("out of memory on %s: %d records together from now on", device, batch)
             self._again(jobs)
         else:
             self._after_device_lost(jobs, error)

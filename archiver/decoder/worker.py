@@ -8,6 +8,7 @@ daemon: the worker only gets the calls that are to be made now.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import signal
 import socket
@@ -27,6 +28,7 @@ from archiver.errors import ArchiverError, DecoderFailed, ModelsNotInstalled
 if TYPE_CHECKING:
     from archiver.decoder.networks import Device, LocalRunner
 
+_LOG = logging.getLogger("archiver.decoder")
 WHERE = "in the worker process"
 _GPU_BATCH = 8  # the most that a worker may answer to "what suits the device"
 _SECONDS_TO_END = 5.0
@@ -210,6 +212,10 @@ class _Child:
                 answer: Answer = self._connection.recv()
             except (EOFError, OSError):
                 break
+            except Exception:  # a defect, or another version's: the program was replaced under this one
+                _LOG.exception("an answer of the decode worker cannot be read: it is ended")
+                self.process.kill()
+                break
             if answer.facts is not None:
                 self._hear(answer.facts)
             future = self._pending.pop(answer.number)
@@ -259,12 +265,18 @@ def main(descriptor: int) -> None:
     pool = ThreadPoolExecutor(max(setup.threads, runner.lanes))
 
     def do(call: Call) -> None:
+        value, failure = None, None
         try:
             value = runner.run(call.works) if call.what == "run" else getattr(runner, call.what)()
         except Exception as error:
-            answer(call.number, None, _sendable(error), runner)
-        else:
-            answer(call.number, value, None, runner)
+            failure = _sendable(error)
+        try:
+            answer(call.number, value, failure, runner)
+        except Exception as error:  # it cannot be sent, or a lost device does not even tell its name
+            try:
+                answer(call.number, None, failure or _sendable(error), None)
+            except Exception:
+                os._exit(1)  # whoever asked waits until he is answered, and hears of this
 
     while True:
         try:

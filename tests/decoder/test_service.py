@@ -286,6 +286,41 @@ def test_after_a_device_failed_the_cpu_goes_on_and_the_label_says_so(small: Smal
         engine.close()
 
 
+class FailingFallBack(FailingDevice):
+    """Whose worker, asked to fall back for the first time, fails too."""
+
+    def __init__(self, *args: Any, failure: Exception, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.failure: Exception | None = failure
+
+    def fall_back(self) -> bool:
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+        return super().fall_back()
+
+
+@pytest.mark.parametrize("failure", [WorkerDied("signal SIGKILL"), ZeroDivisionError("a defect")])
+def test_a_failure_that_cannot_be_dealt_with_costs_its_job_at_most_and_never_the_lane(
+    small: Small, failure: Exception
+) -> None:
+    runner = FailingFallBack(small.vault, device="cpu", failure=failure)
+    runner.open.set()
+    engine = QueuedEngine(small.vault, small.profile, "quick", DecodeService(runner))
+    try:
+        (first,) = engine.submit(small.records[:1], Priority.BULK)
+        if isinstance(failure, WorkerDied):  # a death like any other: it is tried once more
+            assert np.array_equal(first.result(SECONDS).pixels, small.pictures[0])
+        else:
+            with pytest.raises(ZeroDivisionError):
+                first.result(SECONDS)
+        (second,) = engine.submit(small.records[1:2], Priority.INTERACTIVE)
+        assert np.array_equal(second.result(SECONDS).pixels, small.pictures[1])
+        assert engine.stats().running == 0
+    finally:
+        engine.close()
+
+
 def test_one_record_s_failure_is_its_own(small: Small) -> None:
     """Whatever goes wrong in a call of several, those that had no part in it get their pictures."""
     bad = small.records[2].seed

@@ -96,6 +96,29 @@ def test_a_worker_that_cannot_start_is_named(small: Small, tmp_path: Path, monke
         engine.decode(small.records[:1])
 
 
+@pytest.mark.parametrize(
+    ("defect", "told"),
+    [
+        ("run = lambda self, works: [lambda: None]", "pickle"),  # it cannot be sent
+        ("run = lambda self, works: [Unknown()]", "signal SIGKILL"),  # nor that be read: only the worker knows the type
+        ("device = property(lambda self: 1 / 0 if self.loaded else 'a device')", "ZeroDivisionError"),
+    ],
+)
+def test_a_call_whose_answer_cannot_be_told_ends_all_the_same(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, defect: str, told: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "from archiver.decoder.networks import LocalRunner\n"
+        f"class Unknown: pass\nclass Defective: {defect}\n"
+        "for name in {'run', 'device'} & set(vars(Defective)): setattr(LocalRunner, name, vars(Defective)[name])\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    with worker(small) as (engine, _):
+        (future,) = engine.submit(small.records[:1], Priority.BULK)
+        with pytest.raises(DecoderFailed, match=told):
+            future.result(SECONDS)
+
+
 def test_the_process_that_has_a_worker_imports_no_torch_and_takes_it_along(small: Small) -> None:
     script = (
         "import sys; from archiver.config import Settings\n"
