@@ -161,11 +161,11 @@ class Watcher:
         path = f"{directory}/{name}" if directory else name
         if mask & (Mask.MOVED_FROM | Mask.DELETE):
             watches.drop_tree(path)
-        else:  # made or moved here, or perhaps it may be read now
-            for fresh in watches.add_tree(path, self._stop):
-                self._agenda.changed(fresh)
-            if watches.limit is not None:
-                self._complain(watches.limit)
+        # Made or moved here, or perhaps it may be read now. Where one went, another may have come before it was told.
+        for fresh in watches.add_tree(path, self._stop):
+            self._agenda.changed(fresh)
+        if watches.limit is not None:
+            self._complain(watches.limit)
 
     def _was_read(self, watches: Watches, directory: str, name: str, keeps_atime: bool) -> None:
         if keeps_atime:

@@ -26,6 +26,7 @@ class Watches:
         self._exclusion = Exclusion(tier.settings.exclude)
         self._device = os.fstat(tier.root_fd).st_dev
         self._mounts = mounts_below(tier.root)
+        # Each the inverse of the other: a moved directory keeps its number, and has one path only.
         self._paths: dict[int, str] = {}
         self._numbers: dict[str, int] = {}
         self._lock = threading.RLock()
@@ -67,15 +68,13 @@ class Watches:
         with self._lock:
             inside = f"{start}/"
             for path in [path for path in self._numbers if path == start or path.startswith(inside)]:
-                number = self._numbers.pop(path)
-                del self._paths[number]
-                self.inotify.forget(number)
+                self._forget(self._numbers[path])
 
     def drop(self, number: int) -> None:
         """Forget a watch that the kernel has dropped."""
         with self._lock:
             path = self._paths.pop(number, None)
-            if path is not None and self._numbers.get(path) == number:
+            if path is not None:
                 del self._numbers[path]
 
     def hear_reads(self, path: str, hear: bool) -> None:
@@ -91,6 +90,10 @@ class Watches:
         finally:
             os.close(fd)
 
+    def _forget(self, number: int) -> None:
+        self.drop(number)
+        self.inotify.forget(number)
+
     def _add(self, path: str, fresh: list[str]) -> list[str]:
         """Watch one directory; the names of its subdirectories, read after the watch was set so that none is missed."""
         if path in self._mounts:
@@ -105,6 +108,11 @@ class Watches:
             with self._lock:
                 number = self.inotify.watch(fd, _mask(hear=True))
                 if self._paths.get(number) != path:
+                    # It was moved here from elsewhere in the tier, perhaps to where another one was. The events that
+                    # tell of that come later, and find that all is done.
+                    self.drop(number)
+                    if path in self._numbers:
+                        self._forget(self._numbers[path])
                     self._paths[number] = path
                     self._numbers[path] = number
                     fresh.append(path)

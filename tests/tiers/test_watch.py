@@ -102,6 +102,57 @@ def test_whole_trees_that_come_move_and_go_are_followed(
         watched.until(lambda: present(files) == {"a.jpg"})
 
 
+def _behind(watched: Watched, monkeypatch: pytest.MonkeyPatch, put: Put, change: Callable[[], object]) -> None:
+    """Change the tier while the watcher looks at nothing: it sees what has become of it before it is told how."""
+    blocked, go_on = threading.Event(), threading.Event()
+    read = inotify.Inotify.read
+
+    def slow(self: inotify.Inotify) -> Iterator[inotify.Event]:
+        blocked.set()
+        assert go_on.wait(NEVER)
+        return read(self)
+
+    monkeypatch.setattr(inotify.Inotify, "read", slow)
+    put("wake.jpg")
+    assert blocked.wait(NEVER)
+    change()
+    go_on.set()
+
+
+def test_a_folder_that_was_moved_into_a_new_one_is_watched_there(
+    tier: LocalTier, files: Files, put: Put, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("old/trip/sea/a.jpg")
+
+    def move() -> None:
+        (tier.root / "new").mkdir()
+        (tier.root / "old/trip").rename(tier.root / "new/trip")
+
+    with watch(tier) as watched:
+        _behind(watched, monkeypatch, put, move)
+        watched.until(lambda: present(files) == {"wake.jpg", "new/trip/sea/a.jpg"})
+        put("new/trip/b.jpg")
+        put("new/trip/sea/c.jpg")
+        here = {"wake.jpg", "new/trip/sea/a.jpg", "new/trip/b.jpg", "new/trip/sea/c.jpg"}
+        watched.until(lambda: present(files) == here)
+        run("rm", "-r", tier.root / "new")
+        watched.until(lambda: present(files) == {"wake.jpg"})
+
+
+def test_folders_that_changed_places_are_watched_where_they_are(
+    tier: LocalTier, files: Files, put: Put, watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put("one/a.jpg")
+    put("two/b.jpg")
+    with watch(tier) as watched:
+        _behind(watched, monkeypatch, put, lambda: fileops.exchange(tier.root_fd, "one", tier.root_fd, "two"))
+        watched.until(lambda: present(files) == {"wake.jpg", "one/b.jpg", "two/a.jpg"})
+        put("one/c.jpg")
+        put("two/d.jpg")
+        here = {"wake.jpg", "one/b.jpg", "two/a.jpg", "one/c.jpg", "two/d.jpg"}
+        watched.until(lambda: present(files) == here)
+
+
 def test_what_was_moved_out_of_the_tier_is_watched_no_longer(
     catalog: Catalog, folder: Path, put: Put, watch: Callable[..., Watched]
 ) -> None:
