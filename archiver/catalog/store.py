@@ -123,6 +123,8 @@ def _postgresql_engine(url: URL, busy_seconds: float) -> Engine:
 
 def _name_the_failure(context: ExceptionContext) -> None:
     """A broken constraint is a bug or a race and stays what it is; all else that the database says is named."""
+    if context.is_pre_ping:
+        return  # SQLAlchemy's own: it connects anew where the server has restarted since
     error: Any = context.sqlalchemy_exception or context.original_exception
     if isinstance(error, IntegrityError | ProgrammingError) or not isinstance(
         error, DBAPIError | sqlite3.DatabaseError

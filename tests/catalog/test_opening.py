@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from archiver.errors import (
     CatalogTooNew,
     CatalogUnavailable,
 )
+
+CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'catalog' AND pid <> pg_backend_pid()"
+"""What a restart of the server does to everybody's sessions."""
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
@@ -198,13 +202,24 @@ def test_a_row_locked_by_another_program_is_named(postgresql_url: str) -> None:
 def test_a_server_that_went_away_is_named_and_one_that_came_back_is_used(postgresql_url: str) -> None:
     with Catalog.open(postgresql_url) as catalog:
         shelf = Shelf(catalog)
-        others = "datname = 'catalog' AND pid <> pg_backend_pid()"
-        cut = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"
         with pytest.raises(CatalogUnavailable), catalog._change() as ledger:
-            sql(postgresql_url, cut)
+            sql(postgresql_url, CUT)
             ledger.lock([1])
         shelf.add("a.jpg")
         assert shelf.counted() == {"resident": 1}
+
+
+@pytest.mark.postgresql
+def test_a_server_that_restarted_costs_nobody_who_comes_later_anything(postgresql_url: str) -> None:
+    with Catalog.open(postgresql_url) as catalog:
+        with ExitStack() as connections:
+            for _ in range(5):  # which are kept for others
+                connections.enter_context(catalog._read())
+        sql(postgresql_url, CUT)
+        with ExitStack() as connections:
+            for _ in range(5):
+                connection = connections.enter_context(catalog._read())
+                assert connection.exec_driver_sql("SELECT 1").scalar() == 1
 
 
 @pytest.mark.parametrize(
