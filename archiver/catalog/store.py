@@ -15,6 +15,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from archiver.config import redact_url
 from archiver.errors import CatalogUnavailable
@@ -47,20 +48,29 @@ class Store:
     @contextmanager
     def _read(self) -> Iterator[Connection]:
         """A transaction that only reads."""
-        with self._engine.begin() as connection:
+        with self._connected() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def _write(self) -> Iterator[Connection]:
         """A transaction that holds SQLite's write lock from its start, so that what it read is true when it commits."""
-        with self._engine.connect().execution_options(archiver_write=True) as connection, connection.begin():
+        with self._connected(archiver_write=True) as connection, connection.begin():
             yield connection
+
+    def _connected(self, **options: Any) -> Connection:
+        """A connection of the pool; to be closed."""
+        try:
+            return self._engine.connect().execution_options(**options)
+        except PoolTimeout as error:
+            reason = "all its connections have been in use for too long"
+            raise CatalogUnavailable(url=self.redacted_url, reason=reason) from error
 
 
 def open_engine(url: str, *, create: bool = False, busy_seconds: float = 30.0) -> Engine:
     """An engine for a SQLite or PostgreSQL URL; nothing is connected yet.
 
-    `create` lets SQLite make the file. `busy_seconds`: how long to wait for another writer. Raises CatalogUnavailable.
+    `create` lets SQLite make the file. `busy_seconds`: how long to wait for another writer, or for a connection where
+    all are in use. Raises CatalogUnavailable.
     """
     try:
         parsed = make_url(url)
@@ -99,7 +109,7 @@ def _sqlite_engine(url: URL, create: bool, busy_seconds: float) -> Engine:
         connection.execute("PRAGMA cache_size = -16000")
         return connection
 
-    engine = create_engine(url.set(drivername="sqlite+pysqlite"), creator=connect)
+    engine = create_engine(url.set(drivername="sqlite+pysqlite"), creator=connect, pool_timeout=busy_seconds)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -113,6 +123,7 @@ def _postgresql_engine(url: URL, busy_seconds: float) -> Engine:
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
+        pool_timeout=busy_seconds,
         connect_args={
             "application_name": f"archiver pid {os.getpid()} on {socket.gethostname()}"[:63],
             "connect_timeout": 10,

@@ -198,6 +198,14 @@ def test_a_row_locked_by_another_program_is_named(postgresql_url: str) -> None:
                 catalog.mark_recalled(row.id, b"g" * 32, version=row.version)
 
 
+def test_that_all_connections_are_in_use_is_named(catalog_url: str) -> None:
+    with Catalog.open(catalog_url, busy_seconds=0.05) as catalog:
+        with pytest.raises(CatalogUnavailable, match="in use"), ExitStack() as connections:
+            for _ in range(100):
+                connections.enter_context(catalog._read())
+        assert catalog.setting("a") is None
+
+
 @pytest.mark.postgresql
 def test_a_server_that_went_away_is_named_and_one_that_came_back_is_used(postgresql_url: str) -> None:
     with Catalog.open(postgresql_url) as catalog:
