@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -202,22 +204,28 @@ class Lookup(Recorder):
         directory = select(Directory.id).where(
             Directory.tier_id == bindparam("tier"), Directory.path == bindparam("folder")
         )
+        which = select(File.id, File.name).where(
+            File.directory_id == directory.scalar_subquery(), File.name.in_(bindparam("names", expanding=True))
+        )
         later = (
             update(File)
-            .where(
-                File.directory_id == directory.scalar_subquery(),
-                File.name == bindparam("file"),
-                File.accessed_at < bindparam("at"),
-            )
+            .where(File.id == bindparam("file"), File.accessed_at < bindparam("at"))
             .values(accessed_at=bindparam("at"))
         )
         for page in pages(accesses):
-            rows = []
+            folders: defaultdict[tuple[int, str], dict[str, int]] = defaultdict(dict)
             for tier_id, path, at in page:
                 folder, _, name = path.rpartition("/")
-                rows.append({"tier": tier_id, "folder": folder, "file": name, "at": at})
+                times = folders[tier_id, folder]
+                times[name] = max(at, times.get(name, at))
             with self._write() as connection:
-                connection.execute(later, rows)
+                used: list[dict[str, int]] = []
+                for (tier_id, folder), times in folders.items():
+                    found = connection.execute(which, {"tier": tier_id, "folder": folder, "names": list(times)})
+                    used += [{"file": file_id, "at": times[name]} for file_id, name in found]
+                if used:
+                    used.sort(key=itemgetter("file"))  # the order in which everybody locks files
+                    connection.execute(later, used)
 
     def profiles(self) -> list[ProfileUse]:
         """Which model profiles the records need; counts them, so it takes a moment for a million."""

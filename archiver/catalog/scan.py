@@ -125,13 +125,21 @@ class ScanWriter(Recorder):
             numbers, fresh = _number_directories(ledger.connection, tier_id, changes)
             new, changed = _sort_new(ledger.connection, numbers, fresh, changes)
             changed += [pair for change in changes for pair in change.changed]
+            vanished = _with_all_below(ledger.connection, [number for change in changes for number in change.vanished])
+            missing = [file_id for change in changes for file_id in change.missing]
+            missing += _files_of(ledger.connection, vanished)
+            if not self.is_sqlite:
+                # All at once and in the order in which everybody locks files; SQLite has only one writer.
+                for page in pages(sorted({*missing, *(file_id for file_id, _ in changed)})):
+                    ledger.lock(page)
             applied = Applied(new=_insert_files(ledger, tier_id, new), too_deep=given - len(changes))
-            for page in pages(sorted(changed)):
-                applied = applied.plus(_update_files(ledger, page))
-            for missing in pages(file_id for change in changes for file_id in change.missing):
-                applied = applied.plus(_lose_files(ledger, missing))
-            vanished = [directory_id for change in changes for directory_id in change.vanished]
-            applied = applied.plus(_lose_directories(ledger, vanished))
+            for some in pages(sorted(changed)):
+                applied = applied.plus(_update_files(ledger, some))
+            for page in pages(missing):
+                applied = applied.plus(_lose_files(ledger, page))
+            for page in pages(vanished):
+                absent = update(Directory).where(Directory.id.in_(page)).values(present=False, fingerprint=None)
+                ledger.connection.execute(absent)
             prints = [{"directory": numbers[change.path], "print": change.fingerprint} for change in changes]
             if prints:
                 stamp = update(Directory).where(Directory.id == bindparam("directory"))
@@ -313,27 +321,20 @@ def _lose_files(ledger: Ledger, file_ids: Sequence[int]) -> Applied:
     return Applied(gone=len(present))
 
 
-def _lose_directories(ledger: Ledger, directory_ids: Sequence[int]) -> Applied:
-    """Directories that are not there any more, with all below them."""
-    applied = Applied()
+def _with_all_below(connection: Connection, directory_ids: Sequence[int]) -> list[int]:
+    """Directories, and all that are present below them."""
+    found: list[int] = []
     level = list(directory_ids)
     while level:
+        found += level
         below: list[int] = []
         for ids in pages(level):
-            below += ledger.connection.scalars(
-                select(Directory.id).where(Directory.parent_id.in_(ids), Directory.present)
-            )
-            for directory_id in ids:
-                applied = applied.plus(_lose_all_in(ledger, directory_id))
-            absent = update(Directory).where(Directory.id.in_(ids)).values(present=False, fingerprint=None)
-            ledger.connection.execute(absent)
+            below += connection.scalars(select(Directory.id).where(Directory.parent_id.in_(ids), Directory.present))
         level = below
-    return applied
+    return found
 
 
-def _lose_all_in(ledger: Ledger, directory_id: int) -> Applied:
-    applied = Applied()
-    query = select(File.id).where(File.directory_id == directory_id, File.state != State.GONE).limit(PAGE)
-    while file_ids := ledger.connection.scalars(query).all():
-        applied = applied.plus(_lose_files(ledger, file_ids))
-    return applied
+def _files_of(connection: Connection, directory_ids: Sequence[int]) -> Iterator[int]:
+    """The files directly in directories that are not gone yet."""
+    for ids in pages(directory_ids):
+        yield from connection.scalars(select(File.id).where(File.directory_id.in_(ids), File.state != State.GONE))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.synchronize import Barrier
 
 import pytest
@@ -12,7 +14,7 @@ from fixtures_catalog import Shelf, found
 from sqlalchemy.exc import IntegrityError
 
 from archiver.catalog import Catalog
-from archiver.catalog.rows import LONGEST_PATH, Act, Applied, DirectoryChange, State
+from archiver.catalog.rows import LONGEST_PATH, Act, Applied, DirectoryChange, FileRow, State
 
 ODD_NAMES = [b"\xff\xfe.jpg", "ä.jpg".encode(), b"line\nbreak.jpg", b"quote'\".jpg", b"back\\slash %_.jpg", b" .jpg"]
 
@@ -190,6 +192,37 @@ def test_two_scanners_of_one_tier_find_every_file_once(catalog: Catalog, catalog
         process.join()
         assert process.exitcode == 0
     assert Shelf(catalog, "new").counted() == {"resident": 200}
+
+
+def _changed_and_missing(shelf: Shelf, low: FileRow, high: FileRow) -> None:
+    apply(shelf, DirectoryChange(b"", changed=[(high.id, found(b"high.jpg", size=9))], missing=[low.id]))
+
+
+def _changed_and_vanished(shelf: Shelf, _low: FileRow, high: FileRow) -> None:
+    vanished = [directory_id(shelf, "a")]
+    apply(shelf, DirectoryChange(b"", changed=[(high.id, found(b"high.jpg", size=9))], vanished=vanished))
+
+
+def _used(shelf: Shelf, low: FileRow, high: FileRow) -> None:
+    at = 1_700_000_000
+    shelf.catalog.note_access([(shelf.id, high.path, at), (shelf.id, low.path, at)])
+
+
+@pytest.mark.postgresql
+@pytest.mark.parametrize("write", [_changed_and_missing, _changed_and_vanished, _used])
+def test_who_writes_to_several_files_never_waits_for_each_other(
+    postgresql_url: str, write: Callable[[Shelf, FileRow, FileRow], None]
+) -> None:
+    with Catalog.open(postgresql_url) as catalog, ThreadPoolExecutor(1) as thread:
+        shelf = Shelf(catalog)
+        (low, high) = shelf.add("a/low.jpg", "high.jpg")
+        with catalog._change() as ledger, catalog._read() as looking:
+            ledger.lock([low.id])  # as who records a batch of both, and comes to the second in a moment
+            writing = thread.submit(write, shelf, low, high)
+            while not looking.exec_driver_sql("SELECT count(*) FROM pg_locks WHERE NOT granted").scalar():
+                assert not writing.done()
+            assert ledger.lock([high.id])
+        writing.result()
 
 
 def test_many_files_in_one_batch(shelf: Shelf) -> None:
