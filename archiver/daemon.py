@@ -14,7 +14,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,7 +27,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from archiver import config, logs
 from archiver.config import Settings
 from archiver.desk.service import DeskService
-from archiver.errors import ArchiverError, from_os_error
+from archiver.errors import AnotherInstance, ArchiverError, CatalogUnavailable, from_os_error
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
 from archiver.lifecycle.outcome import Outcome, Result, Tally
@@ -54,8 +54,8 @@ def run(settings: Settings, path: Path | None = None) -> None:
     notifier = Notifier()
     with signals.installed():
         while True:
-            with open_site(settings) as site, site.catalog.instance_lock():
-                _serve(site, signals, notifier)
+            with open_site(settings) as site, site.catalog.instance_lock() as keep_lock:
+                _serve(site, signals, notifier, keep_lock)
             # Cleared before anything is looked at: a signal that comes from here on wakes the next round.
             signals.clear()
             if signals.stop.is_set():
@@ -105,8 +105,8 @@ class _Signals:
         self._came.put(number)
 
 
-def _serve(site: Site, signals: _Signals, notifier: Notifier) -> None:
-    """Run the jobs until a signal."""
+def _serve(site: Site, signals: _Signals, notifier: Notifier, keep_lock: Callable[[], None]) -> None:
+    """Run the jobs until a signal. Raises AnotherInstance, where the lock was lost to another daemon."""
     jobs = _Jobs(site)
     with ExitStack() as resources:
         jobs.settle()
@@ -126,6 +126,13 @@ def _serve(site: Site, signals: _Signals, notifier: Notifier) -> None:
             # it.
             if scheduler.running and jobs.alive():
                 notifier.watchdog()
+            try:
+                keep_lock()
+            except CatalogUnavailable as error:
+                _log_failure("the lock on the catalog", error)
+            except AnotherInstance:
+                _LOG.error("the lock on the catalog went to another daemon: stopping")
+                raise
         if signals.stop.is_set():
             notifier.stopping()
             _LOG.info("stopping")

@@ -19,6 +19,12 @@ from archiver.catalog.rows import Act, AuditRow, DirectoryChange, FileRow, Found
 from archiver.catalog.schema import upgrade
 from archiver.catalog.tables import Base
 
+CUT = (
+    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity"
+    " WHERE datname = 'catalog' AND pid <> pg_backend_pid()"
+)
+"""What a restart of the server does to everybody's sessions; returns when they have ended."""
+
 
 @pytest.fixture(scope="session")
 def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -85,7 +91,7 @@ def postgresql_url(_postgresql_catalog: str) -> str:
     tables = ", ".join(table for table in Base.metadata.tables)
     sql(
         _postgresql_catalog,
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'catalog' AND pid <> pg_backend_pid()",
+        CUT,
         "SET session_replication_role = replica",  # past the trigger that keeps the audit
         f"TRUNCATE {tables} RESTART IDENTITY",
     )

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fixtures_catalog import CUT, sql
 
 from archiver import formats
+from archiver.catalog import Catalog
 from archiver.catalog.rows import State
 from archiver.catalog.schema import upgrade
 from archiver.lifecycle.site import open_site
@@ -138,6 +140,25 @@ def test_a_second_daemon_on_the_same_catalog_refuses_to_start(config: Path) -> N
         assert "another archiver daemon" in second.stderr
         assert str(first.process.pid) in second.stderr
         assert first.stop() == 0
+
+
+@pytest.mark.postgresql
+def test_a_daemon_whose_lock_was_lost_takes_it_again_and_ends_where_another_has_it(
+    config: Path, postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARCHIVER_CATALOG_URL", postgresql_url)
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")  # it looks twice as often
+    with running(config) as daemon, Catalog.open(postgresql_url) as other:
+        daemon.until("started")
+        sql(postgresql_url, CUT)
+        daemon.until("taken again")
+        daemon.process.send_signal(signal.SIGSTOP)
+        os.waitpid(daemon.process.pid, os.WUNTRACED)
+        sql(postgresql_url, CUT)
+        with other.instance_lock():
+            daemon.process.send_signal(signal.SIGCONT)
+            daemon.until("went to another daemon")
+            assert daemon.process.wait(PATIENCE) == 7
 
 
 def test_a_reload_takes_the_new_rules_and_a_wrong_file_leaves_the_old_ones(

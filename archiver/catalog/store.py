@@ -127,6 +127,7 @@ def _postgresql_engine(url: URL, busy_seconds: float) -> Engine:
         connect_args={
             "application_name": f"archiver pid {os.getpid()} on {socket.gethostname()}"[:63],
             "connect_timeout": 10,
+            "tcp_user_timeout": 30_000,  # milliseconds until a server that answers nothing at all counts as gone
             "options": f"-c lock_timeout={int(busy_seconds * 1000)} -c timezone=UTC",
         },
     )

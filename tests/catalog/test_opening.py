@@ -16,7 +16,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from fixtures_catalog import Shelf, sql
+from fixtures_catalog import CUT, Shelf, sql
 from sqlalchemy import inspect
 
 from archiver.catalog import Catalog, schema
@@ -30,9 +30,6 @@ from archiver.errors import (
     CatalogTooNew,
     CatalogUnavailable,
 )
-
-CUT = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'catalog' AND pid <> pg_backend_pid()"
-"""What a restart of the server does to everybody's sessions."""
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgresql)])
@@ -295,4 +292,20 @@ def test_the_lock_can_be_taken_again_once_it_is_given_back(catalog: Catalog) -> 
             pytest.raises(AnotherInstance, match=f"pid {os.getpid()}"),
             catalog.instance_lock(),
         ):
+            pass
+
+
+@pytest.mark.postgresql
+def test_a_lock_that_was_lost_with_its_session_is_taken_again_unless_another_was_faster(postgresql_url: str) -> None:
+    with Catalog.open(postgresql_url) as one, Catalog.open(postgresql_url) as two:
+        with one.instance_lock() as keep:
+            keep()
+            sql(postgresql_url, CUT)
+            with two.instance_lock(), pytest.raises(AnotherInstance):
+                keep()
+            keep()  # it has been given back
+            with pytest.raises(AnotherInstance), two.instance_lock():
+                pass
+            sql(postgresql_url, CUT)
+        with two.instance_lock():  # the first one ended without a word of the session
             pass
