@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,7 +17,7 @@ class OwnReads:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._open: Counter[str] = Counter()
-        self._until: dict[str, float] = {}  # in the order in which they end
+        self._until: OrderedDict[str, float] = OrderedDict()  # in the order in which they end
 
     @contextmanager
     def of(self, path: str) -> Iterator[None]:
@@ -31,12 +31,16 @@ class OwnReads:
                 self._open[path] -= 1
                 if not self._open[path]:
                     del self._open[path]
-                self._until.pop(path, None)
                 self._until[path] = time.monotonic() + _GRACE
+                self._until.move_to_end(path)
+                self._forget_old()  # here too: where the filesystem keeps access times nobody ever asks
 
     def __contains__(self, path: str) -> bool:
         with self._lock:
-            now = time.monotonic()
-            while self._until and next(iter(self._until.values())) < now:
-                del self._until[next(iter(self._until))]
+            self._forget_old()
             return path in self._open or path in self._until
+
+    def _forget_old(self) -> None:
+        now = time.monotonic()
+        while self._until and next(iter(self._until.values())) < now:
+            self._until.popitem(last=False)
