@@ -147,13 +147,23 @@ class LocalTier:
         """Look again whether the tier's own folder stands at its path. Raises TierUnreachable."""
         fd = self._open_root()
         try:
-            found = Identity.of(fd)
+            with self._opening:
+                if self._root_fd is not None and not os.path.sameopenfile(self._root_fd, fd):
+                    self._leave_the_other()
+            return Identity.of(fd)
+        except OSError as error:
+            raise TierUnreachable(tier=self.name, reason=f"{self.root}: {error.strerror}") from error
         finally:
             os.close(fd)
-        with self._opening:
-            if self._expected is None and self._root_fd is not None and Identity.of(self._root_fd) != found:
-                self.close()  # before the first scan, the disk may be mounted over what was opened
-        return found
+
+    def _leave_the_other(self) -> None:
+        """What is open stands no longer at the tier's path. Raises TierUnreachable, but before the first scan."""
+        if self._expected is not None:
+            # The same disk by its UUID, mounted anew after it was pulled out, or a copy of it. What is open cannot be
+            # closed under the acts that use it.
+            reason = f"what is mounted at {self.root} is not what is in use; a daemon changes over when it is reloaded"
+            raise TierUnreachable(tier=self.name, reason=reason)
+        self.close()  # the disk may be mounted over what was opened
 
     def _open_root(self) -> int:
         try:

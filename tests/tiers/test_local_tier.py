@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +43,35 @@ def test_another_disk_at_the_same_place_is_not_the_tier(make_disk: Callable[...,
         tier.check()
     run("umount", first.path)
     run("mount", "-o", "loop", first.image, first.path)
+
+
+def test_a_disk_that_was_mounted_anew_under_an_open_tier_is_not_what_is_in_use(
+    make_disk: Callable[..., Disk], tmp_path: Path
+) -> None:
+    disk = make_disk()
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
+    tier.expect(str(tier.check()))
+    assert os.listdir(tier.root_fd)
+    os.sync()
+    run("umount", "--lazy", disk.path)  # as when its cable is pulled out: what is open stays so
+    copy = shutil.copyfile(disk.image, tmp_path / "copy")  # of the same UUID
+    run("mount", "-o", "loop", copy, disk.path)
+    with pytest.raises(TierUnreachable, match="not what is in use"):
+        tier.check()
+    tier.close()
+    tier.check()
+
+
+def test_a_tier_is_the_same_by_whatever_mount_of_it(make_disk: Callable[..., Disk]) -> None:
+    disk = make_disk()
+    tier = LocalTier(LocalTierSettings(name="photos", path=disk.path))
+    tier.expect(str(tier.check()))
+    assert os.listdir(tier.root_fd)
+    run("mount", "--bind", disk.path, disk.path)
+    tier.check()
+    run("umount", disk.path)
+    tier.check()
+    tier.close()
 
 
 def test_a_folder_that_is_gone_or_was_replaced_is_unreachable(tier: LocalTier, folder: Path) -> None:
