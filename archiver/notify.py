@@ -1,17 +1,21 @@
-"""sd_notify: what systemd is told of the daemon's state. Without systemd every call is silent."""
+"""sd_notify: what systemd is told of the daemon's state. Without systemd every call is silent, and none ever raises."""
 
 from __future__ import annotations
 
+import logging
 import os
 
 from cysystemd.daemon import Notification, notify
+
+_LOG = logging.getLogger("archiver.notify")
 
 
 class Notifier:
     """Readiness, reloads, stops and the watchdog of a Type=notify service."""
 
     def __init__(self) -> None:
-        self._under_systemd = "NOTIFY_SOCKET" in os.environ
+        self._under_systemd = bool(os.environ.get("NOTIFY_SOCKET"))
+        self._complained = False
         microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
         # Half the deadline, as sd_watchdog_enabled(3) recommends; a minute where nobody waits.
         self.interval = microseconds / 2_000_000 if microseconds else 60.0
@@ -34,5 +38,12 @@ class Notifier:
         self._tell(Notification.WATCHDOG)
 
     def _tell(self, what: Notification, value: str | int = 0) -> None:
-        if self._under_systemd:
+        if not self._under_systemd:
+            return
+        try:
             notify(what, value, return_exceptions=False)
+        except Exception as error:  # of several kinds: a socket that is gone, an address that is none
+            if not self._complained:
+                where = os.environ.get("NOTIFY_SOCKET")
+                _LOG.warning("systemd cannot be told at NOTIFY_SOCKET=%s that this serves: %s", where, error)
+            self._complained = True
