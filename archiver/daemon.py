@@ -131,6 +131,7 @@ def _serve(site: Site, signals: _Signals, notifier: Notifier, keep_lock: Callabl
             except CatalogUnavailable as error:
                 _log_failure("the lock on the catalog", error)
             except AnotherInstance:
+                notifier.stopping()
                 _LOG.error("the lock on the catalog went to another daemon: stopping")
                 raise
         if signals.stop.is_set():

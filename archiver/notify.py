@@ -8,6 +8,7 @@ import os
 from cysystemd.daemon import Notification, notify
 
 _LOG = logging.getLogger("archiver.notify")
+_RELOAD = 10  # times the watchdog's deadline: what a reload may take
 
 
 class Notifier:
@@ -16,18 +17,23 @@ class Notifier:
     def __init__(self) -> None:
         self._under_systemd = bool(os.environ.get("NOTIFY_SOCKET"))
         self._complained = False
-        microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
+        self._deadline = int(os.environ.get("WATCHDOG_USEC", "0"))
         # Half the deadline, as sd_watchdog_enabled(3) recommends; a minute where nobody waits.
-        self.interval = microseconds / 2_000_000 if microseconds else 60.0
+        self.interval = self._deadline / 2_000_000 if self._deadline else 60.0
 
     def ready(self, status: str) -> None:
         """Serving; `status` is what `systemctl status` shows."""
         self._tell(Notification.READY)
         self._tell(Notification.STATUS, status)
+        self._set_watchdog(self._deadline)
 
     def reloading(self) -> None:
-        """Reading the configuration again; `ready` follows."""
+        """Reading the configuration again; `ready` follows.
+
+        Until then nobody feeds the watchdog: what is under way has to end first, and may take its time.
+        """
         self._tell(Notification.RELOADING)
+        self._set_watchdog(_RELOAD * self._deadline)
 
     def stopping(self) -> None:
         """Ending on purpose."""
@@ -36,6 +42,10 @@ class Notifier:
     def watchdog(self) -> None:
         """Still alive."""
         self._tell(Notification.WATCHDOG)
+
+    def _set_watchdog(self, microseconds: int) -> None:
+        if self._deadline:
+            self._tell(Notification.WATCHDOG_USEC, microseconds)
 
     def _tell(self, what: Notification, value: str | int = 0) -> None:
         if not self._under_systemd:
