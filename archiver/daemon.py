@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
@@ -31,16 +32,20 @@ from archiver.errors import AnotherInstance, ArchiverError, CatalogUnavailable, 
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
 from archiver.lifecycle.outcome import Outcome, Result, Tally
+from archiver.lifecycle.rebuild import adopt_moved
 from archiver.lifecycle.reconcile import reconcile
 from archiver.lifecycle.site import Site, open_site
 from archiver.lifecycle.verify import verify
 from archiver.notify import Notifier
 from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier
+from archiver.tiers.report import ScanReport
 from archiver.tiers.scan import scan
 from archiver.tiers.watch import Watcher
 
 _LOG = logging.getLogger("archiver.daemon")
 _FIRST_RUN = timedelta(seconds=1)  # after the start; afterwards the intervals of the configuration hold
+_MOVE = timedelta(hours=1)  # between the looks at a file's old and new folder
 
 
 def run(settings: Settings, path: Path | None = None) -> None:
@@ -111,7 +116,8 @@ def _serve(site: Site, signals: _Signals, notifier: Notifier, keep_lock: Callabl
     with ExitStack() as resources:
         jobs.settle()
         jobs.desk.start()
-        resources.callback(lambda: jobs.desk.stop(for_good=signals.stop.is_set()))
+        desk = resources.enter_context(ExitStack())
+        desk.callback(lambda: jobs.desk.stop(for_good=signals.stop.is_set()))
         scheduler = _scheduler(site.settings, jobs)
         resources.callback(scheduler.shutdown, wait=True)
         resources.callback(jobs.stop.set)  # runs before the shutdown: it waits for the job under way
@@ -137,6 +143,10 @@ def _serve(site: Site, signals: _Signals, notifier: Notifier, keep_lock: Callabl
         if signals.stop.is_set():
             notifier.stopping()
             _LOG.info("stopping")
+            # Before the job under way, whose decodes come after all that readers wait for. In a reload they are served
+            # until the next desk takes them over.
+            jobs.stop.set()
+            desk.close()
         else:
             notifier.reloading()
             _LOG.info("reloading")
@@ -183,7 +193,7 @@ class _Jobs:
     @contextmanager
     def watched(self, tier: LocalTier) -> Iterator[None]:
         """Watch one tier; where that is not possible the periodic scan has to do."""
-        name, watcher = tier.name, Watcher(self.site.catalog, tier)
+        name, watcher = tier.name, Watcher(self.site.catalog, tier, heard=partial(self._follow_moves, tier))
         try:
             watcher.start()
         except (ArchiverError, OSError) as error:
@@ -203,7 +213,15 @@ class _Jobs:
                 began = time.monotonic()
                 report = scan(self.site.catalog, tier, stop=self.stop)
                 _LOG.info("scan of %s: %s in %.1f s", name, report.summary(), time.monotonic() - began)
-        self.desk.watch_tiers()  # those that could not be reached until now
+                self._follow_moves(tier, report)
+        if not self.stop.is_set():
+            self.desk.watch_tiers()  # those that could not be reached until now
+
+    def _follow_moves(self, tier: Tier, report: ScanReport) -> None:
+        """Adopt released files at their new place, whichever of the two folders was looked at last."""
+        if report.changes.new or report.changes.gone:
+            for outcome in adopt_moved(self.site, tier, int(time.time() - _MOVE.total_seconds())):
+                self.hear(outcome)
 
     def settle(self) -> None:
         """Finish or take back what a crash left, or an act that the catalog was closed to."""

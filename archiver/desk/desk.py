@@ -37,6 +37,7 @@ from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.site import Site
 
 _LOG = logging.getLogger("archiver.desk")
+_SAME_MOMENT = 0.5  # seconds between two clocks that run out together
 _BUSY_RETRY = 0.1  # seconds until a file is tried again that another archiver process acts on; it does not tell when
 _OTHERS = 1024  # descriptors that the rest of the process may use
 _SHOWN = 100  # entries of a list in a report
@@ -128,7 +129,10 @@ class RecallDesk:
 
     def withdraw(self, reader: Reader) -> None:
         """A reader does not wait any more, for a reason that its asker knows."""
-        self._end(reader, Ending.LEFT, "the question was withdrawn")
+        if time.monotonic() > reader.deadline - _SAME_MOMENT:  # its asker has the same deadline, and was quicker
+            self._end(reader, Ending.LATE, "the deadline has passed")
+        else:
+            self._end(reader, Ending.LEFT, "the question was withdrawn")
 
     def _admit(self, reader: Reader, fd: int, place: Place, ruling: Ruling) -> Verdict | None:
         """Under the lock: make the reader wait, or say what it is told instead."""

@@ -124,7 +124,7 @@ def archive(
     others go on. Raises TierNotScanned, TierUnreachable, NotInAnyTier, NotTracked and the errors of the models.
     """
     stop = stop or Event()
-    with _Run(site, listener) as run:
+    with _Run(site, listener, stop) as run:
         for batch in _batches(_tasks(site, tiers, paths, limit, run.refuse_plan), site.settings.model.batch):
             if stop.is_set():
                 break
@@ -166,8 +166,9 @@ def _batches(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:
 class _Run:
     """The three stages and the totals of one call."""
 
-    def __init__(self, site: Site, listener: Listener) -> None:
+    def __init__(self, site: Site, listener: Listener, stop: Event) -> None:
         self.site = site
+        self.stop = stop
         self.tally = Tally()
         self._listener = listener
         self._telling = Lock()
@@ -196,7 +197,7 @@ class _Run:
         self._move_on(_AHEAD)
 
     def drain(self) -> None:
-        """Finish what was submitted, so that no file is left half way."""
+        """Finish what was coded, so that no file is left half way."""
         self._move_on(0)
         for name in self._gathered:
             self._finisher.submit(self._let_go, self.site.tiers[name]).result()
@@ -219,6 +220,8 @@ class _Run:
 
     def _load(self, task: Task) -> Loaded | None:
         """First stage, in a thread. None when the file needs no model (released from here) or was refused."""
+        if self.stop.is_set():
+            return None
         try:
             if task.row.state in (State.RECORDED, State.RECALLED):
                 self._finishing.append(self._finisher.submit(self._release, task))
@@ -239,9 +242,9 @@ class _Run:
         return None
 
     def _code(self, futures: list[Future[Loaded | None]]) -> list[Encoded]:
-        """Second stage, in a thread: the model."""
+        """Second stage, in a thread: the model. What was only read when a stop came is left for the next run."""
         loaded = [item for future in futures if (item := future.result()) is not None]
-        return self._climb(loaded) if loaded else []
+        return self._climb(loaded) if loaded and not self.stop.is_set() else []
 
     def _climb(self, loaded: list[Loaded]) -> list[Encoded]:
         """Each file up the ladder, to the first scheme whose trial decode the gate lets pass."""
