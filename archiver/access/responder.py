@@ -232,6 +232,10 @@ class Responder:
 
     def _opened(self, reader: Reader, file: int | OSError) -> bool:
         """Send the question; False when the desk has to read others first."""
+        if reader not in self._waiting:  # it was answered while a helper opened its file
+            if not isinstance(file, OSError):
+                os.close(file)
+            return True
         if isinstance(file, BlockingIOError):
             # Somebody, perhaps the reader, holds a lease: it is asked to give it back, as for any program that opens
             # the file for writing, and after /proc/sys/fs/lease-break-time it is taken.
@@ -241,8 +245,8 @@ class Responder:
             return True
         if isinstance(file, OSError):
             self._log.seldom(f"a placeholder cannot be written to: {file}")
-            if self._waiting.take(reader.id):
-                self._settle(reader, self._terms.denial(reader.event.pid))
+            self._waiting.take(reader.id)
+            self._settle(reader, self._terms.denial(reader.event.pid))
             return True
         event = reader.event
         ask = Ask(reader.id, event.pid, reader.how, reader.left_ms)

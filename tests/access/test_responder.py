@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,11 +12,12 @@ from pathlib import Path
 import pytest
 from fixtures_fs import need_root, unavailable
 
-from archiver.access import fanotify
+from archiver.access import fanotify, protocol
 from archiver.access.board import Board
 from archiver.access.fanotify import PRE_ACCESS, Event
 from archiver.access.heads import Finding
 from archiver.access.pipelog import PipeLog
+from archiver.access.protocol import Watched, Welcome
 from archiver.access.responder import Responder
 from archiver.access.terms import Groups, Terms
 from tests.access.test_switchboard import Exchange
@@ -45,6 +47,14 @@ class Station:
             Terms(deadline=60.0, reconnect=0.0),
             PipeLog(),
         )
+
+    def desk(self) -> socket.socket:
+        """One whose tier is not really watched: nobody here answers, and this very process would wait."""
+        self.exchange.board.handler = self.exchange.handler
+        try:
+            return self.exchange.desk()
+        finally:
+            self.exchange.board.handler = self.responder
 
     def reader(self) -> None:
         """Another process reads the placeholder."""
@@ -77,3 +87,20 @@ def test_nothing_is_kept_of_readers_that_are_too_many(station: Station) -> None:
     station.responder._most_waiting = 0
     station.reader()
     assert (len(station.responder._waiting), len(station.responder._unasked)) == (0, 0)
+
+
+def test_the_desk_is_not_asked_about_who_was_answered_while_a_helper_opened_the_file(station: Station) -> None:
+    desk = station.desk()
+    station.reader()
+    (reader,) = station.responder._waiting
+    station.responder.answered(reader.id, 0)
+    file = os.open(station.placeholder, os.O_RDWR | os.O_CLOEXEC)
+    assert station.responder._opened(reader, file)
+    assert not Path(f"/proc/self/fd/{file}").exists(), "it is nobody's, and open"
+    desk.setblocking(False)
+    for told in (Welcome, Watched):
+        message = protocol.receive(desk)
+        assert message is not None
+        assert isinstance(message[0], told)
+    with pytest.raises(BlockingIOError):
+        protocol.receive(desk)
