@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from archiver.access import fanotify, heads, reopen
@@ -244,7 +245,10 @@ class Responder:
             self._leased.append(reader)
             return True
         if isinstance(file, OSError):
-            self._log.seldom(f"a placeholder cannot be written to: {file}")
+            self._log.seldom(
+                f"process {reader.event.pid} reads a placeholder: {_path(reader.event)} cannot be written to: {file}. Was"
+                " its tier read-only when the daemon started, or is it missing in ReadWritePaths=?"
+            )
             self._waiting.take(reader.id)
             self._settle(reader, self._terms.denial(reader.event.pid))
             return True
@@ -330,6 +334,13 @@ def _open_copy(copy: int, roots: list[int]) -> int:
         return reopen.for_writing(copy, roots)
     finally:
         os.close(copy)
+
+
+def _path(event: Event) -> str:
+    try:
+        return str(Path(f"/proc/self/fd/{event.fd}").readlink())
+    except OSError:
+        return "it"
 
 
 def _close(event: Event) -> None:

@@ -214,7 +214,8 @@ def terms_of(settings: Settings) -> Terms:
     """What the configuration says about readers."""
     recall = settings.recall
     hows = (How.OPEN,) if recall.events == "open" else (How.READ, How.OPEN)
-    return Terms(deadline=recall.deadline.total_seconds(), refuse=recall.on_failure == "error", hows=hows)
+    refuse = recall.on_failure == "error" and recall.mode == "transparent"  # where nobody recalls, nothing has failed
+    return Terms(deadline=recall.deadline.total_seconds(), refuse=refuse, hows=hows)
 
 
 def serve(path: Path, terms: Terms, needed: Iterable[str | Path]) -> int:

@@ -26,7 +26,7 @@ class Terms:
     deadline: float
     refuse: bool = False
     hows: tuple[How, ...] = (How.READ, How.OPEN)
-    reconnect: float = 5.0
+    reconnect: float = 15.0
     farewell: float = 20.0
     hung: float = 10.0
 

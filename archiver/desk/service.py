@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import threading
 
 from archiver.desk.desk import RecallDesk
@@ -12,6 +13,7 @@ from archiver.desk.kernel import KernelReaders
 from archiver.desk.report import Report
 from archiver.errors import ArchiverError
 from archiver.lifecycle.site import Site
+from archiver.tiers.local import LocalTier
 
 _LOG = logging.getLogger("archiver.desk")
 
@@ -48,6 +50,7 @@ class DeskService:
         if self._kernel is not None:
             for tier in self._site.local_tiers:
                 self._kernel.watch(tier)
+                _warn_of_read_only(tier)
 
     def stop(self, *, for_good: bool) -> None:
         """End what is under way. For good: whoever waits gets its verdict; else the next desk is asked for them."""
@@ -74,3 +77,18 @@ class DeskService:
         if self._kernel is None:
             return found
         return dataclasses.replace(found, responder=self._kernel.client.connected, watches=self._kernel.watches())
+
+
+def _warn_of_read_only(tier: LocalTier) -> None:
+    """A mount that was read-only when a service started stays so in the service's own namespace, whatever becomes of it
+    outside.
+    """
+    try:
+        read_only = os.fstatvfs(tier.root_fd).f_flag & os.ST_RDONLY
+    except (ArchiverError, OSError):  # the scan says that it cannot be reached
+        return
+    if read_only:
+        _LOG.warning(
+            "%s is read-only here, and its readers get placeholders. Once it is writable: systemctl restart archiver",
+            tier.root,
+        )

@@ -141,6 +141,8 @@ def _released(site: Site, request: Request) -> _Row | None:
     tier_id = site.tier_ids[tier.name]
     row = site.catalog.find(tier_id, path)
     if not _speaks_for(row, version):
+        if os.fstat(request.fd).st_nlink > 1 and (other := _of_inode(site, request.fd, version)) is not None:
+            return other  # under its other name it was released: one row speaks for the file
         try:
             row = _taken_in(site, tier, path, version)
         except (TierBeingScanned, TierNotScanned, StateConflict) as error:
@@ -163,7 +165,7 @@ def _taken_in(site: Site, tier: LocalTier, path: str, version: Version) -> FileR
 
 
 def _of_inode(site: Site, fd: int, version: Version) -> _Row | None:
-    """A file that was opened by a path that means nothing here, as from a container."""
+    """A file that was opened by a path that means nothing here, as from a container, or by another of its names."""
     device = os.fstat(fd).st_dev
     for tier in site.local_tiers:
         try:

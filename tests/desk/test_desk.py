@@ -25,6 +25,7 @@ from archiver.lifecycle.archive import archive
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
+from archiver.lifecycle.verify import verify
 from archiver.tiers.scan import scan
 from tests.access.watching import until
 from tests.desk.conftest import PATIENCE, Gate, ask, at_rest, desk_of
@@ -332,3 +333,34 @@ def test_after_every_recall_catalog_and_files_agree(site: Site, released: list[P
     assert {row_of(site, path).state for path in released} == {State.RECALLED}
     assert site.catalog.recount(correct=False) == []
     assert not os.listdir(site.tiers["photos"].journal_fd)
+
+
+def test_a_reader_of_a_second_name_recalls_the_file_that_was_released(site: Site, released: list[Path]) -> None:
+    path = released[0]
+    link = path.with_name("link.jpg")
+    link.hardlink_to(path)
+    with desk_of(site) as desk:
+        assert ask(desk, link).verdict().errno == 0
+    assert kind_of(link) is formats.Kind.GENERATED
+    assert row_of(site, path).state is State.RECALLED
+    assert verify(site, restart=True).exit_code == 0
+
+
+def test_a_reader_of_a_file_that_was_moved_out_of_its_tier_has_an_image(
+    site: Site, tier_root: Path, released: list[Path]
+) -> None:
+    elsewhere = tier_root.with_name("elsewhere.jpg")
+    released[0].rename(elsewhere)
+    with desk_of(site) as desk:
+        assert ask(desk, elsewhere).verdict().ending is Ending.RECALLED
+    assert kind_of(elsewhere) is formats.Kind.GENERATED
+
+
+def test_who_is_withdrawn_at_the_deadline_was_late(site: Site, released: list[Path]) -> None:
+    gate = Gate(site, is_open=False)
+    with desk_of(site) as desk:
+        waiting = ask(desk, released[0], patience=0.2)
+        assert waiting.reader is not None
+        desk.withdraw(waiting.reader)
+        assert waiting.verdict().ending is Ending.LATE
+        gate.open()
