@@ -246,8 +246,8 @@ class Responder:
             return True
         if isinstance(file, OSError):
             self._log.seldom(
-                f"process {reader.event.pid} reads a placeholder: {_path(reader.event)} cannot be written to: {file}. Was"
-                " its tier read-only when the daemon started, or is it missing in ReadWritePaths=?"
+                f"process {reader.event.pid} has a placeholder: {_path(reader.event)} cannot be written to: {file}."
+                " Was its tier read-only when the daemon started, or is it missing in ReadWritePaths=?"
             )
             self._waiting.take(reader.id)
             self._settle(reader, self._terms.denial(reader.event.pid))

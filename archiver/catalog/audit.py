@@ -43,6 +43,12 @@ _ROWS = (
 class AuditLog(Recorder):
     """Reading the audit, and adding what only the callers know of."""
 
+    def last_act_at(self) -> int:
+        """The latest time among the last rows, seconds since 1970; 0 before the first one."""
+        last = select(Audit.at).order_by(Audit.id.desc()).limit(PAGE).subquery()
+        with self._read() as connection:
+            return connection.scalar(select(func.max(last.c.at))) or 0
+
     def audit(
         self,
         act: Act,

@@ -74,7 +74,7 @@ def release(
             inode=row.inode,
             held=held_name(row.inode, record_row.sha256),
             rule=rule,
-            expires_at=int(time.time() + site.settings.release.grace.total_seconds()),
+            expires_at=_expiry(site),
         )
         with reconcile.journalled(site, tier, intent):
             arrow("release.journalled")
@@ -90,6 +90,16 @@ def release(
         record_bytes=len(record_row.payload),
         fidelity=fidelity,
     )
+
+
+def _expiry(site: Site) -> int:
+    """When the grace period ends, seconds since 1970.
+
+    A NAS without a battery for its clock may start in the past, and be told the time later: the grace period would be
+    over at once. No release is before an act that was.
+    """
+    now = max(time.time(), site.last_act_at)
+    return int(now + site.settings.release.grace.total_seconds())
 
 
 def _refuse_what_must_stay(site: Site, subject: Subject, record_row: RecordRow) -> None:

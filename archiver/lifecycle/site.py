@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from archiver.access.client import RecallClient, let_through
@@ -58,6 +59,11 @@ class Site:
 
                 self._engine = open_engine(self.settings)
             return self._engine
+
+    @cached_property
+    def last_act_at(self) -> int:
+        """When the last act was that the catalog tells of, seconds since 1970, as it was when first asked for."""
+        return self.catalog.last_act_at()
 
     def close(self) -> None:
         """End the engine, where one was opened."""

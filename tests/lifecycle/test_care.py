@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 
+import pytest
+
 from archiver.catalog.rows import State
+from archiver.config import Settings
 from archiver.errors import FileModified, HeldOriginalDamaged, PlaceholderDamaged
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.recall import recall
-from archiver.lifecycle.site import Site
+from archiver.lifecycle.site import Site, open_site
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
 from tests.lifecycle.conftest import photograph, row_of, scan_all
@@ -185,3 +189,18 @@ def test_expire_keeps_the_original_when_the_placeholder_is_damaged(site: Site, t
     expire(site, datetime.now(UTC) + timedelta(days=31), listener=outcomes.append)
     assert isinstance(outcomes[0].error, PlaceholderDamaged)
     assert len(os.listdir(tier_root / ".archiver" / "holding")) == 1
+
+
+def test_a_clock_that_is_behind_does_not_shorten_the_grace_period(
+    site: Site, settings: Settings, tier_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of a machine without a battery, before it is told the time."""
+    first, path = tier_root / "2019" / "a.jpg", tier_root / "wide.jpg"
+    archive(site, paths=[first])
+    real = time.time
+    with monkeypatch.context() as patch, open_site(settings) as late:
+        patch.setattr(time, "time", lambda: real() - timedelta(days=400).total_seconds())
+        archive(late, paths=[path])
+    assert row_of(site, path).state is State.RELEASED
+    expire(site, datetime.now(UTC))
+    assert site.catalog.holding_for(row_of(site, path).id) is not None
