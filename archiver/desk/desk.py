@@ -260,7 +260,7 @@ class RecallDesk:
         request = Request(job.fd, job.place, f"{READ_BY}{self._askers(job)}")
         try:
             outcome = recall_open_file(self._site, request, _Progress(self, job))
-        except FileBusy:
+        except (FileBusy, Unwanted):  # perhaps somebody has come since it was asked who wants it
             self._try_again_later(job)
             return
         except (ArchiverError, OSError) as error:
@@ -291,7 +291,7 @@ class RecallDesk:
         self._tell_all(readers, ending, reason)
 
     def _try_again_later(self, job: Job) -> None:
-        """Another archiver process acts on the file: perhaps it is recalling it."""
+        """Another archiver process acts on the file, perhaps recalls it; or nobody waited any more, a moment ago."""
 
         def again() -> None:
             with self._lock:

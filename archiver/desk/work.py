@@ -62,11 +62,11 @@ class Request:
 
 
 def recall_open_file(site: Site, request: Request, progress: Progress) -> Outcome:
-    """Fill a placeholder with its image; SKIPPED where there is none any more, or nobody wants it.
+    """Fill a placeholder with its image; SKIPPED where there is none any more.
 
     A placeholder that its tier's catalog does not know is adopted first; one that no tier's catalog can know is filled
-    all the same. Raises FileBusy (another archiver process acts on it), OSError and whatever a recall raises; the
-    placeholder is then as it was.
+    all the same. Raises Unwanted (nobody waits any more), FileBusy (another archiver process acts on it), OSError and whatever
+    a recall raises; the placeholder is then as it was.
     """
     if kind_of(request.fd) is not Kind.PLACEHOLDER:
         return Outcome(request.place.path, "recall", Result.SKIPPED, "no placeholder")
@@ -77,10 +77,7 @@ def recall_open_file(site: Site, request: Request, progress: Progress) -> Outcom
             return Outcome(file.path, "recall", Result.SKIPPED, "recalled meanwhile")
         carried = carried_by_released(site, file) if isinstance(file, Subject) else carried_by(file, site.limits)
         give_back = _restored if exact.is_exact(carried.record.scheme) else _generated
-        try:
-            return give_back(site, file, carried, request, progress)
-        except Unwanted:
-            return Outcome(file.path, "recall", Result.SKIPPED, "nobody waits for it any more")
+        return give_back(site, file, carried, request, progress)
 
 
 def _generated(site: Site, file: OpenFile, carried: Carried, request: Request, progress: Progress) -> Outcome:

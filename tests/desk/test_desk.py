@@ -13,6 +13,8 @@ from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from archiver import formats
 from archiver.catalog.rows import Act, State
 from archiver.config import VaultSettings
@@ -20,6 +22,7 @@ from archiver.desk.asker import Asker
 from archiver.desk.budget import READ_BY
 from archiver.desk.desk import RecallDesk
 from archiver.desk.history import Ending
+from archiver.desk.jobs import Job
 from archiver.errors import DeadlineMissed
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.recall import recall
@@ -28,7 +31,7 @@ from archiver.lifecycle.subject import hold
 from archiver.lifecycle.verify import verify
 from archiver.tiers.scan import scan
 from tests.access.watching import until
-from tests.desk.conftest import PATIENCE, Gate, ask, at_rest, desk_of
+from tests.desk.conftest import PATIENCE, Gate, Waiting, ask, at_rest, desk_of
 from tests.lifecycle.conftest import decoded, photograph, row_of
 
 
@@ -364,3 +367,28 @@ def test_who_is_withdrawn_at_the_deadline_was_late(site: Site, released: list[Pa
         desk.withdraw(waiting.reader)
         assert waiting.verdict().ending is Ending.LATE
         gate.open()
+
+
+def test_who_comes_when_the_last_has_just_left_has_the_image(
+    site: Site, released: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = Gate(site, is_open=False)
+    late: list[Waiting] = []
+    with desk_of(site) as desk:
+        begin = desk.begin_to_write
+
+        def begin_to_write(job: Job) -> bool:
+            wanted = begin(job)
+            if not late:
+                assert not wanted
+                late.append(ask(desk, released[0]))
+            return wanted
+
+        monkeypatch.setattr(desk, "begin_to_write", begin_to_write)
+        first = ask(desk, released[0])
+        assert gate.reached.acquire(timeout=PATIENCE) and first.reader is not None
+        desk.withdraw(first.reader)
+        gate.open()
+        until(lambda: bool(late))
+        assert late[0].verdict().ending is Ending.RECALLED
+    assert kind_of(released[0]) is formats.Kind.GENERATED
