@@ -65,8 +65,8 @@ def recall_open_file(site: Site, request: Request, progress: Progress) -> Outcom
     """Fill a placeholder with its image; SKIPPED where there is none any more.
 
     A placeholder that its tier's catalog does not know is adopted first; one that no tier's catalog can know is filled
-    all the same. Raises Unwanted (nobody waits any more), FileBusy (another archiver process acts on it), OSError and whatever
-    a recall raises; the placeholder is then as it was.
+    all the same. Raises Unwanted (nobody waits any more), FileBusy (another archiver process acts on it), OSError and
+    whatever a recall raises; the placeholder is then as it was.
     """
     if kind_of(request.fd) is not Kind.PLACEHOLDER:
         return Outcome(request.place.path, "recall", Result.SKIPPED, "no placeholder")
