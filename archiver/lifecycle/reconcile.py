@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from archiver import formats
-from archiver.catalog.rows import FileRow, Holding, State, Version
+from archiver.catalog.rows import FileRow, Holding, State, Version, held_name
 from archiver.errors import (
     ArchiverError,
     EnvelopeDamaged,
@@ -223,30 +223,29 @@ def _settle_release(spot: _Spot) -> str:
         fileops.rename_noreplace(spot.tier.holding_fd, spot.intent.held, spot.directory_fd, spot.name)
         spot.sync()
         return "taken back: the placeholder had vanished"
-    carried = _envelope_at(spot.directory_fd, spot.name)
-    is_ours = carried is not None and carried.record == spot.site.catalog.record(spot.intent.record_id).payload
-    if is_ours and (held.st_size, held.st_mtime_ns) != (row.size, row.mtime_ns):
+    found = _ours_at(spot, spot.directory_fd, spot.name)
+    if found is not None and (held.st_size, held.st_mtime_ns) != (row.size, row.mtime_ns):
         fileops.exchange(spot.directory_fd, spot.name, spot.tier.holding_fd, spot.intent.held)
         _take_back(spot)
         return "taken back: the original was written to meanwhile"
     spot.sync()
-    return _commit_found(spot, row, standing, held.st_size, carried if is_ours else None)
+    return _commit_found(spot, row, standing, held.st_size, found)
 
 
-def _commit_found(spot: _Spot, row: FileRow, standing: os.stat_result, held_size: int, carried: Envelope | None) -> str:
+def _commit_found(
+    spot: _Spot, row: FileRow, standing: os.stat_result, held_size: int, found: formats.Found | None
+) -> str:
     """Commit a release of which time has passed since the exchange: somebody may have read the placeholder, or saved
     another file in its place.
     """
-    is_placeholder = carried is not None and carried.kind is Kind.PLACEHOLDER
-    behind = behind_block(standing) if is_placeholder else 0
+    behind = behind_block(standing) if found is formats.Found.PLACEHOLDER else 0
     commit_release(spot.site, row, spot.intent, standing, held_size, behind=behind)
-    if is_placeholder:
+    if found is formats.Found.PLACEHOLDER:
         return "finished"
-    if carried is not None:
+    if found is formats.Found.GENERATED:
         with spot.opened() as (fd, _):
-            if not _is_edited(fd):
-                spot.site.catalog.mark_recalled(row.id, fileops.sha256_of(fd), version=version_of(os.fstat(fd)))
-                return "finished, and recalled meanwhile"
+            spot.site.catalog.mark_recalled(row.id, fileops.sha256_of(fd), version=version_of(standing))
+        return "finished, and recalled meanwhile"
     spot.site.catalog.mark_superseded(row.id, version=version_of(standing))
     return "finished; another file was saved there meanwhile, and the original is held"
 
@@ -255,19 +254,37 @@ def _take_back(spot: _Spot) -> str:
     """The placeholder is dropped, if that is what is held: exchanges go by names, and somebody may have saved another
     file under this one.
     """
-    if _envelope_at(spot.tier.holding_fd, spot.intent.held) is not None:
+    if _ours_at(spot, spot.tier.holding_fd, spot.intent.held) is not None:
         spot.drop_held()
         spot.sync()
         return "taken back"
     if spot.standing() is None:
         fileops.rename_noreplace(spot.tier.holding_fd, spot.intent.held, spot.directory_fd, spot.name)
-    elif _envelope_at(spot.directory_fd, spot.name) is not None:
+    elif _ours_at(spot, spot.directory_fd, spot.name) is not None:
         fileops.exchange(spot.directory_fd, spot.name, spot.tier.holding_fd, spot.intent.held)
         spot.drop_held()
     else:
         return f"left alone: what was saved there meanwhile is in .archiver/holding/{spot.intent.held}"
     spot.sync()
     return "taken back: another file was saved there meanwhile"
+
+
+def _ours_at(spot: _Spot, directory_fd: int, name: str) -> formats.Found | None:
+    """PLACEHOLDER or GENERATED for the placeholder of this very release, or the image it was filled with; None for all
+    else, an edited image and another picture's placeholder too. Raises FileNotFoundError, FileOpen, OSError.
+    """
+    try:
+        fd = fileops.open_file(directory_fd, name)
+    except NotRegular:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        try:
+            envelope, found = formats.read_envelope(file), formats.look(file)
+        except (EnvelopeDamaged, RecordVersionUnknown):
+            return None
+    if envelope is None or held_name(envelope.source.inode, envelope.source.sha256) != spot.intent.held:
+        return None
+    return found if found in (formats.Found.PLACEHOLDER, formats.Found.GENERATED) else None
 
 
 def _settle_recall(spot: _Spot) -> str:
@@ -380,19 +397,6 @@ def _stat_at(directory_fd: int, name: str) -> os.stat_result | None:
         return os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
-
-
-def _envelope_at(directory_fd: int, name: str) -> Envelope | None:
-    """What a file carries, if it is ours. Raises FileNotFoundError, FileOpen, OSError."""
-    try:
-        fd = fileops.open_file(directory_fd, name)
-    except NotRegular:
-        return None
-    with os.fdopen(fd, "rb") as file:
-        try:
-            return formats.read_envelope(file)
-        except (EnvelopeDamaged, RecordVersionUnknown):
-            return None  # not as we left it
 
 
 def _read_at(directory_fd: int, name: str) -> bytes | None:

@@ -105,30 +105,31 @@ def test_a_file_saved_at_the_very_exchange_is_given_back(site: Site, tier_root: 
     assert held(site) == []
 
 
-@pytest.mark.parametrize("stands", ["placeholder", "nothing", "another"])
+@pytest.mark.parametrize("stands", ["placeholder", "nothing", "another", "another's placeholder"])
 def test_settling_deletes_nothing_but_placeholders(
     site: Site, tier_root: Path, monkeypatch: Patch, stands: str
 ) -> None:
     """The process died between an exchange that took what somebody had just saved, and the way back."""
     path, tier = tier_root / "wide.jpg", tier_of(site)
-    monkeypatch.setattr(releasing, "_exchange", _dies)
-    with pytest.raises(_Died):
+    contents = {"another": path.read_bytes(), "placeholder": _placeholder(site, path)}
+    contents["another's placeholder"] = _placeholder(site, tier_root / "2019" / "b.JPG")
+    undo(site, [path])
+    with monkeypatch.context() as patch, pytest.raises(_Died):
+        patch.setattr(releasing, "_exchange", _dies)
         archive(site, paths=[path])
-    monkeypatch.undo()
     (entry,) = os.listdir(tier.journal_fd)
     intent = json.loads((tier_root / ".archiver/journal" / entry).read_text())
     taken = tier_root / ".archiver/holding" / intent["held"]
-    original, placeholder = path.read_bytes(), _placeholder(site, tier_root / "2019" / "b.JPG")
     taken.write_bytes(saved())
     path.unlink()
-    if stands != "nothing":
-        path.write_bytes(placeholder if stands == "placeholder" else original)
+    if stands in contents:
+        path.write_bytes(contents[stands])
     outcomes, listen = heard()
     reconcile(site, listen)
     (outcome,) = outcomes
     assert outcome.result is Result.DONE
-    if stands == "another":
-        assert path.read_bytes() == original
+    if stands.startswith("another"):
+        assert path.read_bytes() == contents[stands]
         assert taken.read_bytes() == saved()
         assert intent["held"] in outcome.reason
     else:
