@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from math import isqrt
 
 import numpy as np
@@ -61,9 +61,17 @@ class LowFrequencies:
         return from_ycocg(np.rint(planes).astype(np.int32).transpose(1, 2, 0))
 
 
-@cache
+@lru_cache(maxsize=32)
 def basis(size: int) -> NDArray[np.float64]:
-    """The orthonormal DCT-II (size, size): coefficients = basis @ samples, samples = basis.T @ coefficients."""
+    """The orthonormal DCT-II (size, size) for maps and latents, which have at most 128 cells a side."""
+    return matrix(size)
+
+
+def matrix(size: int) -> NDArray[np.float64]:
+    """The orthonormal DCT-II (size, size): coefficients = matrix @ samples, samples = matrix.T @ coefficients.
+
+    32 MB where a record claims the largest embedding, so who keeps it must know how many.
+    """
     frequency, place = np.arange(size)[:, None], np.arange(size)[None, :]
     rows: NDArray[np.float64] = np.cos(np.pi * (2 * place + 1) * frequency / (2 * size)) * np.sqrt(2 / size)
     rows[0] = np.sqrt(1 / size)
@@ -71,7 +79,7 @@ def basis(size: int) -> NDArray[np.float64]:
     return rows
 
 
-@cache
+@lru_cache(maxsize=16)  # up to 4096 pairs each
 def frequency_order(rows: int, columns: int) -> tuple[tuple[int, int], ...]:
     """All (row, column) indices by rising frequency; integer arithmetic, so that it is the same everywhere."""
     return tuple(

@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from archiver.codec.dct import basis
+from archiver.codec.dct import matrix
 from archiver.codec.fields import FieldReader, varint
 from archiver.errors import RecordCorrupt
 
@@ -99,18 +99,25 @@ def decode(payload: bytes) -> EmbeddingCode:
 def rotate(vectors: NDArray[np.float64], rotation: int) -> NDArray[np.float64]:
     """Apply orthogonal rotation number `rotation` to vectors (..., D)."""
     for signs in _signs(vectors.shape[-1], rotation):
-        vectors = np.matmul(vectors * signs, basis(vectors.shape[-1]).T)
+        vectors = np.matmul(vectors * signs, _basis(vectors.shape[-1]).T)
     return vectors
 
 
 def unrotate(vectors: NDArray[np.float64], rotation: int) -> NDArray[np.float64]:
     """The inverse of `rotate`."""
     for signs in reversed(_signs(vectors.shape[-1], rotation)):
-        vectors = (vectors @ basis(vectors.shape[-1])) * signs
+        vectors = (vectors @ _basis(vectors.shape[-1])) * signs
     return vectors
 
 
-@cache
+# A record says how many dimensions it has, so few are kept: a vault's profiles have one or two.
+@lru_cache(maxsize=2)
+def _basis(dimensions: int) -> NDArray[np.float64]:
+    """The DCT (D, D)."""
+    return matrix(dimensions)
+
+
+@lru_cache(maxsize=4)
 def _signs(dimensions: int, rotation: int) -> tuple[NDArray[np.float64], ...]:
     """Random signs (D,) per round, from a hash: a random generator's stream may change with its library."""
     stream = hashlib.shake_256(b"archiver rotation %d" % rotation).digest(_ROUNDS * MAX_DIMENSIONS // 8)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -98,3 +100,26 @@ def test_hostile_payloads_give_a_vector_or_an_error(data: bytes) -> None:
 def test_impossible_payloads_are_refused(payload: bytes) -> None:
     with pytest.raises(RecordCorrupt):
         embedding.decode(payload)
+
+
+def test_records_that_claim_many_dimensions_hold_no_memory() -> None:
+    for dimensions in (1000, 1001):  # what is kept in any case
+        embedding.unrotate(np.ones(dimensions), 0)
+    tracemalloc.start()
+    try:
+        for dimensions in range(1000, 1020):
+            payload = embedding.encode(embedding.EmbeddingCode(2, dimensions % 16, 1.0, np.zeros(dimensions, np.uint8)))
+            embedding.decode(payload).vector()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 5 * 8 * 1020**2
+
+
+def test_what_one_size_needs_is_computed_once() -> None:
+    vector = np.ones(256)
+    embedding.rotate(vector, 0)
+    before = embedding._basis.cache_info().misses
+    for _ in range(3):
+        embedding.unrotate(embedding.rotate(vector, 0), 0)
+    assert embedding._basis.cache_info().misses == before
