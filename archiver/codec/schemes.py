@@ -42,9 +42,16 @@ _MAP_RUNGS = (
     *((32, 8, 12), (32, 12, 20), (32, 16, 32), (32, 24, 40)),
     *((24, 12, 20), (24, 16, 32), (20, 12, 20), (20, 16, 32)),
     *((16, 8, 12), (16, 12, 20), (16, 16, 32), (16, 24, 40), (16, 32, 64), (16, 48, 96), (16, 96, 160)),
+    # No photograph comes here, but saturated swatches do. One cell takes six bytes at most, so that one always fits.
+    *((12, 48, 96), (12, 96, 160), (8, 48, 96), (8, 96, 160), (4, 96, 160), (1, 96, 160)),
 )
-_DCT_STEPS = ((2, 4), (3, 6), (4, 8), (6, 12), (8, 16), (12, 24), (20, 40), (40, 80))
-_DCT_KEPT = (256, 100)  # coefficients of luma and of each chroma
+# Coefficients of luma and of each chroma that are kept, and their steps, finest first. The last takes twelve bytes at
+# most.
+_DCT_RUNGS = (
+    *((256, 100, 2, 4), (256, 100, 3, 6), (256, 100, 4, 8), (256, 100, 6, 12)),
+    *((256, 100, 8, 16), (256, 100, 12, 24), (256, 100, 20, 40), (256, 100, 40, 80)),
+    *((144, 64, 40, 80), (64, 25, 40, 80), (16, 9, 40, 80), (1, 1, 40, 80)),
+)
 # Cells of an attention map's long side, and bits: the first that fits is taken. Beside colours the last, for a byte of
 # colours does more for a picture.
 _ATTENTION_STEPS = ((16, 4), (16, 3), (16, 2), (8, 4), (8, 3), (8, 2), (4, 2))
@@ -135,13 +142,15 @@ def compose(
     # The seed is arbitrary, but the same picture should give the same record.
     seed = int.from_bytes(hashlib.sha256(np.ascontiguousarray(picture.pixels).tobytes()).digest()[:4], "big")
     conditions: list[Section] = []
+    bare = Record(scheme, profile, seed, picture.width, picture.height, grid, steering.rounded(), ())
+    if scheme is Scheme.COCLI:
+        return _finest_that_fits(
+            replace(bare, sections=(section,)) for section in _embedding_sections(facts.embedding, learnt)
+        )
     if scheme in _LABEL_SCHEMES:
         conditions.append(Section(SectionKind.LABEL_MAP, label_map.encode(facts.labels, facts.words)))
     if scheme not in _LABEL_SCHEMES or steering.embedding is not None:
-        conditions.append(_embedding_section(facts.embedding, learnt))
-    bare = Record(scheme, profile, seed, picture.width, picture.height, grid, steering.rounded(), tuple(conditions))
-    if scheme is Scheme.COCLI:
-        return bare
+        conditions.append(next(_embedding_sections(facts.embedding, learnt)))
     if scheme is Scheme.SEACOM:
         if facts.attention is None:
             raise ValueError("seacom needs attention maps")
@@ -164,11 +173,13 @@ def compose(
     return _finest_that_fits(replace(bare, sections=(*conditions, Section(kind, payload))) for payload in rungs)
 
 
-def _embedding_section(vector: NDArray[np.float32], learnt: Codebook | None) -> Section:
+def _embedding_sections(vector: NDArray[np.float32], learnt: Codebook | None) -> Iterator[Section]:
+    """An embedding, finest first."""
     if learnt is not None:
-        return Section(SectionKind.LEARNT_EMBEDDING, codebook.encode(vector, learnt))
-    levels = _FEW_LEVELS if vector.size <= _FEW_DIMENSIONS else _MANY_LEVELS
-    return Section(SectionKind.EMBEDDING, embedding.encode(embedding.quantise(vector, levels)))
+        yield Section(SectionKind.LEARNT_EMBEDDING, codebook.encode(vector, learnt))
+        return
+    for levels in (_FEW_LEVELS, _MANY_LEVELS) if vector.size <= _FEW_DIMENSIONS else (_MANY_LEVELS,):
+        yield Section(SectionKind.EMBEDDING, embedding.encode(embedding.quantise(vector, levels)))
 
 
 def _attention_sections(
@@ -191,7 +202,7 @@ def _attention_section(received: NDArray[np.float32], side: int, bits: int) -> S
 
 
 def _dct_payloads(colours: NDArray[np.uint8]) -> Iterator[bytes]:
-    return (dct.encode(colours, dct.Truncation(*_DCT_KEPT, *steps)) for steps in _DCT_STEPS)
+    return (dct.encode(colours, dct.Truncation(*rung)) for rung in _DCT_RUNGS)
 
 
 def _maps(picture: Picture, grid: tuple[int, int], side: int) -> Iterator[tuple[NDArray[np.uint8], tuple[int, int]]]:

@@ -17,10 +17,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_pictures import attention, label_map, photograph
+from numpy.typing import NDArray
 
-from archiver.codec import codebook, schemes
+from archiver.codec import codebook, colour_map, dct, schemes
 from archiver.codec.codebook import Codebook
 from archiver.codec.colour import shrink
+from archiver.codec.entropy import two_sided_geometric
 from archiver.codec.explain import explain
 from archiver.codec.picture import Picture
 from archiver.codec.record import EmbeddingGuidance, Record, Scheme, Section, SectionKind
@@ -129,20 +131,60 @@ def test_seacom_holds_colours_for_a_network_that_is_told_them(seed: int, grid: t
     assert preview is not None and np.array_equal(preview, found.colours)
 
 
-@pytest.mark.parametrize("scheme", WITH_COLOURS)
-def test_noise_is_coded_more_coarsely_but_within_the_budget(scheme: Scheme) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), np.uint8)
-    noise[: 8 * 16] //= 4
-    blocks = noise[::16, ::16].repeat(16, 0).repeat(16, 1)
-    coded = schemes.compose(
-        Picture(blocks, 20_000, 20_000),
-        facts(0, (16, 16)),
-        scheme,
-        bytes(8),
-        (16, 16),
-        schemes.PRESETS["default"][scheme],
-    )
-    assert len(coded.to_bytes()) <= BUDGETS[scheme]
+def _swatches(block: int, saturated: bool) -> NDArray[np.uint8]:
+    """512x512 pixels of random colours, or of random corners of the colour cube, in squares of `block` pixels."""
+    cells = -(-512 // block)
+    colours = np.random.default_rng(block).integers(0, 256, (cells, cells, 3), np.uint8)
+    colours = (colours >> 7) * np.uint8(255) if saturated else colours
+    return np.ascontiguousarray(colours.repeat(block, 0).repeat(block, 1)[:512, :512])
+
+
+@pytest.mark.parametrize("saturated", [False, True])
+@pytest.mark.parametrize("block", [1, 8, 16, 21, 32, 64])
+def test_noise_and_swatches_are_coded_more_coarsely_but_within_the_budget(block: int, saturated: bool) -> None:
+    picture = Picture(_swatches(block, saturated), 20_000, 20_000)
+    known = facts(0, (32, 32))
+    for scheme, budget in BUDGETS.items():
+        steering = replace(schemes.PRESETS["default"][scheme], embedding=EmbeddingGuidance(4 / 32, 5))
+        for told in {steering.colours_condition, scheme is Scheme.SEACOM}:
+            told_steering = replace(steering, colours_condition=told)
+            coded = schemes.compose(picture, known, scheme, bytes(8), (32, 32), told_steering)
+            assert len(coded.to_bytes()) <= budget, scheme
+            schemes.check(Record.from_bytes(coded.to_bytes()))
+
+
+def test_the_coarsest_colours_take_next_to_nothing_whatever_they_are() -> None:
+    """So that colours always fit: what stands beside them in a budget of 256 bytes is 118 bytes at most."""
+    side, *steps = schemes._MAP_RUNGS[-1]
+    luma, chroma, *_ = kept = schemes._DCT_RUNGS[-1]
+    assert (side, luma, chroma) == (1, 1, 1)
+    for colour in np.stack(np.meshgrid(*[np.arange(0, 256, 17, np.uint8)] * 3), -1).reshape(-1, 1, 1, 3):
+        assert len(colour_map.encode(colour, steps[0], steps[1])) <= 6
+        # A mean is coded alike for every size of the map, but for the two bytes of its size.
+        assert len(dct.encode(colour, dct.Truncation(*kept))) <= 12
+
+
+def test_the_coarsest_attention_leaves_room_for_colours() -> None:
+    """No level of two bits costs more than 13: the rarest weight is 1 in 2^13, whatever came before."""
+    side, bits = schemes._ATTENTION_STEPS[-1]
+    weights = [two_sided_geometric(centre, 0, 3, 16) for centre in range(4)]
+    assert max(math.log2(sum(some) / min(some)) for some in weights) < 13
+    assert (26 + 11) + (2 + 55) + (3 + 5 + 4 * side * side * 13 // 8) + (2 + 6) < BUDGETS[Scheme.SEACOM]
+    assert bits == 2
+
+
+@pytest.mark.parametrize("steering", [None, EmbeddingGuidance(4 / 32, 5)])
+def test_cocli_keeps_its_budget_for_the_largest_sources(steering: EmbeddingGuidance | None) -> None:
+    told = replace(schemes.PRESETS["default"][Scheme.COCLI], embedding=steering)
+    known = facts(0, (16, 16))
+    for side in (16_383, 16_384, 1 << 20):
+        picture = Picture(photograph(0, 256, 256), side, side)
+        coded = schemes.compose(picture, known, Scheme.COCLI, bytes(8), (16, 16), told)
+        assert len(coded.to_bytes()) <= BUDGETS[Scheme.COCLI]
+        found = schemes.material(coded).embedding
+        assert found is not None
+        cosine = found @ known.embedding / np.linalg.norm(found) / np.linalg.norm(known.embedding)
+        assert cosine > (0.75 if steering and side > 16_383 else 0.88)
 
 
 @pytest.mark.parametrize("scheme", BUDGETS)
