@@ -79,6 +79,7 @@ def decode(payload: bytes) -> AttentionMaps:
         found = [[0] * columns for _ in range(rows)]
         _walk(symbols, found, bits)
         levels[head] = found
+    symbols.finish("the attention map")
     return AttentionMaps(bits, levels)
 
 

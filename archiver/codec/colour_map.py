@@ -59,6 +59,7 @@ def _decoded(payload: bytes) -> NDArray[np.uint8]:
         levels = [[0] * columns for _ in range(rows)]
         _walk(symbols, levels, *_level_range(channel, step))
         planes[..., channel] = np.array(levels, np.int32) * step
+    symbols.finish("the colour map")
     return from_ycocg(planes)
 
 

@@ -132,6 +132,7 @@ def decode(payload: bytes) -> LowFrequencies:
         coefficients[channel][places] = np.array(levels) * _unit(rows, columns, step)
         mask[channel][places] = True
         coefficients[channel, 0, 0] += _MIDDLE[channel] * np.sqrt(rows * columns)
+    symbols.finish("the colour map")
     return LowFrequencies(coefficients, mask)
 
 

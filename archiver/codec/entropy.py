@@ -49,8 +49,12 @@ class SymbolWriter:
     def code(self, weights: Sequence[int], symbol: int) -> int:
         """Write `symbol`; one with no alternative costs nothing."""
         if len(weights) > 1:
-            self._coder.encode(symbol, _categorical(weights))
+            self.encode(symbol, _categorical(weights))
         return symbol
+
+    def encode(self, symbol: int, model: object) -> None:
+        """Write `symbol` under a model of constriction's."""
+        self._coder.encode(symbol, model)
 
     def to_bytes(self) -> bytes:
         """The shortest bytes that, followed by zeros, lie in the coder's final interval.
@@ -79,6 +83,7 @@ class SymbolReader:
         padded = data + bytes(-len(data) % 4 + 4 * _PADDING_WORDS)
         words: NDArray[np.uint32] = np.frombuffer(padded, ">u4").astype(np.uint32)
         self._coder = _queue.RangeDecoder(words)
+        self._again = SymbolWriter()  # writes what is read, for `finish`
 
     def code(self, weights: Sequence[int], symbol: int = 0) -> int:  # noqa: ARG002 - the writer's signature
         """Read the next symbol.
@@ -87,10 +92,22 @@ class SymbolReader:
         """
         if len(weights) == 1:
             return 0
+        model = _categorical(weights)
         try:
-            return int(self._coder.decode(_categorical(weights)))
+            found = int(self._coder.decode(model))
         except AssertionError:  # constriction's answer to bits that no encoder writes
             raise RecordCorrupt(problem="a coded map does not follow its model") from None
+        self._again.encode(found, model)
+        return found
+
+    def finish(self, what: str) -> None:
+        """Prove that the bytes are those that a `SymbolWriter` makes of what was read, no more and no fewer: zeros
+        stand in for bytes that are missing, and bytes that are left over would not be looked at.
+
+        Raises RecordCorrupt.
+        """
+        if self._again.to_bytes() != self._data:
+            raise RecordCorrupt(problem=f"{what} does not end where its content does")
 
 
 @lru_cache(maxsize=4096)

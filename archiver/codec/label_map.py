@@ -70,7 +70,9 @@ def decode(payload: bytes) -> NDArray[np.uint8]:
     rows = reader.varint("the label map's rows", 1, MAX_SIDE)
     columns = reader.varint("the label map's columns", 1, MAX_SIDE)
     cells = [[0] * columns for _ in range(rows)]
-    _walk(SymbolReader(reader.rest()), cells, words)
+    symbols = SymbolReader(reader.rest())
+    _walk(symbols, cells, words)
+    symbols.finish("the label map")
     return np.array(cells, np.uint8)
 
 

@@ -73,6 +73,7 @@ def decode(payload: bytes, labels: NDArray[np.uint8]) -> tuple[NDArray[np.uint8]
     fine = np.isin(regions, sorted(_code_flags(symbols, np.unique(regions).tolist(), set())))
     levels = np.zeros((rows, columns, 3), np.int32)
     _walk(symbols, levels, fine)
+    symbols.finish("the region colours")
     planes = _enlarged(coarse, rows, columns) + levels * np.array((luma_step, chroma_step, chroma_step))
     return from_ycocg(planes), np.where(fine, 1, COARSE_DETAIL).astype(np.float32)
 

@@ -34,6 +34,16 @@ _LABEL_CELLS = (1, 2)  # label cells along the side of a latent cell
 _GREY = 128
 _LABEL_SCHEMES = (Scheme.SGC, Scheme.SESECO)
 _MAP_SCHEMES = (Scheme.SGC, Scheme.COCLICO, Scheme.LOSSLESS)
+# Sections of each scheme beside an embedding. SEACOM's colours may be missing.
+_SECTIONS = {
+    Scheme.SGC: (SectionKind.LABEL_MAP, SectionKind.COLOUR_MAP),
+    Scheme.COCLI: (),
+    Scheme.COCLICO: (SectionKind.COLOUR_MAP,),
+    Scheme.G_COCLICO: (SectionKind.COLOUR_DCT,),
+    Scheme.SEACOM: (SectionKind.ATTENTION_MAP, SectionKind.COLOUR_MAP),
+    Scheme.SESECO: (SectionKind.LABEL_MAP, SectionKind.REGION_COLOURS),
+    Scheme.LOSSLESS: (SectionKind.COLOUR_MAP,),
+}
 # Cells of a colour map's long side: as in the papers, and for a network that was taught to take colours as a condition.
 _COLOUR_SIDE, _FINE_COLOUR_SIDE = 16, 32
 # That side at most, and steps of luma and chroma, finest first: the first that fits is taken. Coarser chroma would let
@@ -225,13 +235,14 @@ def material(record: Record, learnt: Codebook | None = None) -> Material:
 
     Raises RecordCorrupt.
     """
+    _refuse_useless(record)
     columns, rows = record.grid
     labels = code = None
     if record.scheme in _LABEL_SCHEMES:
         labels = label_map.decode(record.section(SectionKind.LABEL_MAP))
         if labels.shape not in ((rows * cells, columns * cells) for cells in _LABEL_CELLS):
             raise RecordCorrupt(problem="its label map does not fit its grid")
-    if record.scheme in SUPPORTED and (record.scheme not in _LABEL_SCHEMES or record.steering.embedding is not None):
+    if _has_embedding(record):
         code = _embedding(record, learnt)
     match record.scheme:
         case scheme if scheme in _MAP_SCHEMES:
@@ -252,6 +263,22 @@ def material(record: Record, learnt: Codebook | None = None) -> Material:
             )
         case _:
             return Material(code, labels)
+
+
+def _has_embedding(record: Record) -> bool:
+    """Whether its scheme and its steering ask for one."""
+    return record.scheme in SUPPORTED and (record.scheme not in _LABEL_SCHEMES or record.steering.embedding is not None)
+
+
+def _refuse_useless(record: Record) -> None:
+    """Nobody would ever read what a section without use holds, nor find it damaged. Raises RecordCorrupt."""
+    learnt = record.has(SectionKind.LEARNT_EMBEDDING)
+    coded = SectionKind.LEARNT_EMBEDDING if learnt else SectionKind.EMBEDDING
+    useful = (*_SECTIONS[record.scheme], *((coded,) if _has_embedding(record) else ()))
+    for section in record.sections:
+        if section.kind not in useful:
+            kind = section.kind.name.lower().replace("_", " ")
+            raise RecordCorrupt(problem=f"a {record.scheme.label} record has no use for its {kind}")
 
 
 def _embedding(record: Record, learnt: Codebook | None) -> NDArray[np.float32] | None:

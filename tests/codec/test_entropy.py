@@ -24,6 +24,19 @@ def test_symbols_come_back(symbols: list[tuple[list[int], int]]) -> None:
         assert writer.code(model, symbol) == symbol
     reader = SymbolReader(writer.to_bytes())
     assert [reader.code(model) for model, _ in symbols] == [symbol for _, symbol in symbols]
+    reader.finish("all")
+
+
+@given(choices, st.binary(min_size=1, max_size=8))
+def test_bytes_left_over_are_refused(symbols: list[tuple[list[int], int]], rest: bytes) -> None:
+    writer = SymbolWriter()
+    for model, symbol in symbols:
+        writer.code(model, symbol)
+    reader = SymbolReader(writer.to_bytes() + rest)
+    with pytest.raises(RecordCorrupt):
+        for model, _ in symbols:
+            reader.code(model)
+        reader.finish("all")
 
 
 @given(choices)

@@ -247,6 +247,28 @@ def test_a_record_without_what_its_scheme_needs_is_corrupt() -> None:
             schemes.check(replace(coded, sections=(kept,)))
 
 
+@pytest.mark.parametrize("scheme", BUDGETS)
+def test_junk_after_a_payload_is_corrupt(scheme: Scheme) -> None:
+    coded = record(scheme, grid=(4, 4))
+    for index, section in enumerate(coded.sections):
+        for junk in (b"\0", b"junk" * 100):
+            longer = replace(section, payload=section.payload + junk)
+            sections = (*coded.sections[:index], longer, *coded.sections[index + 1 :])
+            with pytest.raises(RecordCorrupt):
+                schemes.check(replace(coded, sections=sections))
+
+
+@pytest.mark.parametrize("scheme", BUDGETS)
+def test_a_section_that_a_scheme_has_no_use_for_is_corrupt(scheme: Scheme) -> None:
+    coded = record(scheme, grid=(4, 4))
+    useless = set(SectionKind) - {section.kind for section in coded.sections} - {SectionKind.LEARNT_EMBEDDING}
+    if scheme is Scheme.SEACOM:
+        useless.remove(SectionKind.COLOUR_MAP)
+    for kind in useless:
+        with pytest.raises(RecordCorrupt, match="no use for"):
+            schemes.check(replace(coded, sections=(*coded.sections, Section(kind, b"x" * 60_000))))
+
+
 def test_a_label_map_that_does_not_fit_the_grid_is_corrupt() -> None:
     with pytest.raises(RecordCorrupt, match="grid"):
         schemes.check(replace(record(Scheme.SGC), grid=(16, 15)))
