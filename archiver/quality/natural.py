@@ -43,8 +43,9 @@ class NaturalJudge:
         self._mean, self._covariance = np.ravel(model["pop_mu"]), model["pop_cov"]
 
     def brisque(self, pixels: NDArray[np.uint8]) -> float:
-        """BRISQUE of a picture (h, w, 3)."""
-        return float(self._brisque.score(pixels))
+        """BRISQUE of a picture (h, w, 3); NaN for one without texture, of which it says nothing."""
+        with np.errstate(invalid="ignore", divide="ignore"):  # where there is no texture, its variance divides by zero
+            return float(self._brisque.score(pixels))
 
     def niqe(self, pixels: NDArray[np.uint8]) -> float:
         """NIQE of a picture (h, w, 3) of at least 192 pixels a side: how far its patches are from the model's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isnan, nan
 from pathlib import Path
 
 from archiver.errors import MeasuresNotInstalled
@@ -11,7 +12,7 @@ from archiver.quality.summary import Summary
 
 _PANELS: tuple[tuple[str, Callable[[Summary], float]], ...] = (
     ("semantics (higher is better)", lambda one: one.semantics.mean),
-    ("BRISQUE (lower is better)", lambda one: one.brisque.mean),
+    ("BRISQUE (lower is better)", lambda one: one.brisque.mean if one.brisque else nan),
     ("colour error (lower is better)", lambda one: one.colour.mean),
     ("Fréchet distance (lower is better)", lambda one: one.frechet),
 )
@@ -38,7 +39,7 @@ def draw(summaries: Sequence[Summary], path: Path) -> None:
             assert one.size is not None
             axes.plot(one.size.mean, value(one), marker, color="black", label=one.method, markersize=8)
         for one in summaries:
-            if one.method.startswith(_ANCHORS):
+            if one.method.startswith(_ANCHORS) and not isnan(value(one)):
                 axes.axhline(value(one), linestyle=":", color="grey", linewidth=1)
                 axes.text(1, value(one), one.method, transform=axes.get_yaxis_transform(), ha="right", fontsize=8)
         axes.set(xscale="log", xlabel="bytes, mean over the pictures", title=title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,7 @@ def _draw_tile(strip: Image.Image, corner: tuple[int, int], row: Row, pixels: ND
     size = "" if row.size is None else f"  {row.size:,} bytes"
     lines = (
         f"{'SYNTHETIC ' if generated else ''}{row.method}{size}",
-        f"semantics {row.semantics:.2f}  BRISQUE {row.brisque:.0f}",
+        f"semantics {row.semantics:.2f}  BRISQUE {'-' if isnan(row.brisque) else f'{row.brisque:.0f}'}",
     )
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(12)
     for number, text in enumerate(lines):

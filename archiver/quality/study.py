@@ -187,13 +187,21 @@ def cells(one: Summary) -> tuple[str, ...]:
         "" if one.fitting is None else str(one.fitting),
         *rate,
         f"{one.semantics.mean:.2f} ± {one.semantics.deviation:.2f}",
-        f"{one.brisque.mean:.0f} ± {one.brisque.deviation:.0f}",
+        _brisque(one),
         f"{one.niqe.mean:.1f}",
         f"{one.colour.mean:.1f}",
         f"{one.frechet:.2f}",
         f"{one.own_semantics.mean:.2f}",
         "" if one.label_bce is None else f"{one.label_bce.mean:.3f}",
     )
+
+
+def _brisque(one: Summary) -> str:
+    """Its mean and deviation, and of how many pictures where some have none."""
+    if one.brisque is None:
+        return ""
+    some = f" (n {one.brisque.pictures})" if one.brisque.pictures < one.pictures else ""
+    return f"{one.brisque.mean:.0f} ± {one.brisque.deviation:.0f}{some}"
 
 
 def markdown(summaries: Sequence[Summary]) -> str:

@@ -13,10 +13,11 @@ from archiver.quality.bench import Result, Row
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Mean and standard deviation over pictures."""
+    """Mean and standard deviation over those pictures that have the measure, and how many these are."""
 
     mean: float
     deviation: float
+    pictures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Summary:
     own_semantics: Spread
     label_bce: Spread | None
     colour: Spread
-    brisque: Spread
+    brisque: Spread | None
     niqe: Spread
     frechet: float
 
@@ -109,12 +110,13 @@ def _summary(key: tuple[str, str], rows: list[tuple[Row, bool | None]], frechet:
     fits = [fit for _, fit in rows if fit is not None]
 
     def spread(values: Iterable[float | None]) -> Spread | None:
-        known = [value for value in values if value is not None]
-        return Spread(float(np.mean(known)), float(np.std(known))) if known else None
+        # A picture without texture has a BRISQUE of NaN, which would make the mean of all one.
+        known = [value for value in values if value is not None and np.isfinite(value)]
+        return always(known) if known else None
 
     def always(values: Iterable[float]) -> Spread:
         known = list(values)
-        return Spread(float(np.mean(known)), float(np.std(known)))
+        return Spread(float(np.mean(known)), float(np.std(known)), len(known))
 
     return Summary(
         method=key[0],
@@ -127,7 +129,7 @@ def _summary(key: tuple[str, str], rows: list[tuple[Row, bool | None]], frechet:
         own_semantics=always(row.own_semantics for row in plain),
         label_bce=spread(row.label_bce for row in plain),
         colour=always(row.colour for row in plain),
-        brisque=always(row.brisque for row in plain),
+        brisque=spread(row.brisque for row in plain),
         niqe=always(row.niqe for row in plain),
         frechet=frechet,
     )

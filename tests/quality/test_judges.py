@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from archiver.quality.bench import Result, Row
 from archiver.quality.judge import SemanticJudge
 from archiver.quality.natural import NaturalJudge
-from archiver.quality.summary import Moments, frechet_distance
+from archiver.quality.study import cells
+from archiver.quality.summary import Moments, Spread, Summaries, Summary, frechet_distance
 
 Pixels = NDArray[np.uint8]
 
@@ -38,6 +43,28 @@ def test_naturalness_falls_with_blur_and_blocks(photos: list[Pixels]) -> None:
     )
     assert original < 30 < fine < coarse and blocky > 60
     assert judge.niqe(photos[0]) < judge.niqe(blurred(photos[0], 32))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_picture_without_texture_has_no_brisque_and_spoils_no_mean(photos: list[Pixels]) -> None:
+    judge = NaturalJudge()
+    flat = judge.brisque(np.full((256, 256, 3), 90, np.uint8))
+    assert np.isnan(flat)
+
+    def summary(*figures: float) -> Summary:
+        row = Row("sgc", "", 600, 0.02, 0.5, 0.5, None, 5.0, 0.0, 4.0, "")
+        gathered = Summaries()
+        for figure in figures:
+            rows = (replace(row, method="original", brisque=figure), replace(row, brisque=figure))
+            regions = np.random.default_rng(0).normal(size=(2, 16, 8)).astype(np.float32)
+            gathered.add(Result(Path("one.jpg"), "key", rows, regions))
+        return gathered.all()[1]
+
+    assert summary(10, flat, 20).brisque == Spread(15, 5, 2)
+    assert "15 ± 5 (n 2)" in cells(summary(10, flat, 20))
+    assert "15 ± 5" in cells(summary(10, 20))
+    assert summary(flat).brisque is None
+    assert not any("nan" in cell for cell in cells(summary(flat)))
 
 
 def test_niqe_refuses_a_picture_that_is_too_small(photos: list[Pixels]) -> None:
