@@ -122,6 +122,13 @@ class TrainingDataMissing(ArchiverError):
     hint = "Put WebP photographs into .tar files in that folder; docs/training.md says more."
 
 
+class TrainingDataDamaged(ArchiverError):
+    """{path} is no whole tar file: {problem}"""
+
+    exit_code = 6
+    hint = "Bring it again from where it came, or move it out of that folder."
+
+
 class TrainingStageMissing(ArchiverError):
     """{path} is missing: the stage {stage} has not run"""
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import lzma
 import os
 import tarfile
+import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +21,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from archiver.errors import TrainingDataMissing
+from archiver.errors import ImageRefused, TrainingDataDamaged, TrainingDataMissing
+from archiver.formats.pixels import decoding
 from archiver.training.loop import CPU, Tell, nobody, sent
+
+log = logging.getLogger(__name__)
 
 _HELD_OUT_ONE_IN = 50
 _AT_ONCE = 256  # photographs that are decoded side by side
@@ -31,13 +37,20 @@ def held_out(name: str) -> bool:
 
 
 def shard_members(shards: list[Path]) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of every WebP file in the tar `shards`, in order."""
+    """Name and bytes of every WebP file in the tar `shards`, in order.
+
+    Raises TrainingDataDamaged for a shard that is no tar file, or not all of one.
+    """
     for shard in shards:
-        with tarfile.open(shard) as tar:
-            for member in tar:
-                stream = tar.extractfile(member)
-                if member.isfile() and member.name.endswith(".webp") and stream is not None:
-                    yield member.name, stream.read()
+        try:
+            with tarfile.open(shard) as tar:
+                for member in tar:
+                    if member.isfile() and member.name.endswith(".webp"):
+                        stream = tar.extractfile(member)
+                        assert stream is not None  # it is a file
+                        yield member.name, stream.read()
+        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise TrainingDataDamaged(path=shard, problem=str(error) or "it ends too early") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,15 +87,20 @@ def to_pixels(pictures: Tensor) -> NDArray[np.uint8]:
     return scaled.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _decode(data: bytes, side: int) -> NDArray[np.uint8]:
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
+def _decode(name: str, data: bytes, side: int) -> NDArray[np.uint8] | None:
+    """None for a picture that cannot be decoded: one among thousands is no reason to train on none."""
+    try:
+        with decoding(), Image.open(io.BytesIO(data)) as image:
+            return np.asarray(ImageOps.fit(image.convert("RGB"), (side, side), Image.Resampling.LANCZOS))
+    except ImageRefused:
+        log.warning("%s is left out: it cannot be decoded", name)
+        return None
 
 
 def load_photos(data: Path, cache: Path, side: int, tell: Tell = nobody) -> Photos:
     """Photographs of the tar shards in the folder `data`; decoded into `cache` on first use, mapped afterwards.
 
-    Raises TrainingDataMissing when `data` holds no shard.
+    What cannot be decoded is left out. Raises TrainingDataMissing when `data` holds no photograph, TrainingDataDamaged.
     """
     shards = sorted(data.glob("*.tar"))
     if not shards:
@@ -91,20 +109,26 @@ def load_photos(data: Path, cache: Path, side: int, tell: Tell = nobody) -> Phot
     if not name_file.exists():  # written last: its presence says that the pixels are complete
         cache.mkdir(parents=True, exist_ok=True)
         count = sum(1 for _ in shard_members(shards))
+        if not count:
+            raise TrainingDataMissing(path=data)
         pixels = np.lib.format.open_memmap(pixel_file, "w+", np.uint8, (count, side, side, 3))
         names: list[str] = []
         members = shard_members(shards)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as lanes:
             while some := list(islice(members, _AT_ONCE)):
-                pictures = lanes.map(lambda member: _decode(member[1], side), some)
+                pictures = lanes.map(lambda member: _decode(member[0], member[1], side), some)
                 for (name, _), picture in zip(some, pictures, strict=True):
-                    pixels[len(names)] = picture
-                    names.append(name)
+                    if picture is not None:
+                        pixels[len(names)] = picture
+                        names.append(name)
                 tell(len(names) / count, {})
+        if not names:
+            raise TrainingDataMissing(path=data)
         pixels.flush()
         partial = name_file.with_suffix(".partial")
         partial.write_text("\n".join(names), encoding="utf-8")
         partial.replace(name_file)
     names = name_file.read_text(encoding="utf-8").splitlines()
     kept_out = np.array([held_out(name) for name in names])
-    return Photos(np.load(pixel_file, mmap_mode="r"), np.flatnonzero(~kept_out), np.flatnonzero(kept_out))
+    pixels = np.load(pixel_file, mmap_mode="r")[: len(names)]  # behind them is room for what was left out
+    return Photos(pixels, np.flatnonzero(~kept_out), np.flatnonzero(kept_out))

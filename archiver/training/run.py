@@ -91,8 +91,8 @@ def train(
     where there is one; `batch` samples make a step (default: by stage and device). `start` is a profile's folder, from
     whose weights an empty `out` begins. `tell` hears by name how far a stage has come; when `stop` is set, the step in
     hand is the last one, and is saved; features that are half done are dropped.
-    Raises TrainingDataMissing, TrainingStageMissing, TrainingStale, TrainingBegun, GpuMissing, ModelsNotInstalled, what
-    reading a profile raises, and ValueError (no limit, unknown stage).
+    Raises TrainingDataMissing, TrainingDataDamaged, TrainingStageMissing, TrainingStale, TrainingBegun, GpuMissing,
+    ModelsNotInstalled, what reading a profile raises, and ValueError (no limit, unknown stage).
     """
     stages = list(Stage) if stage == "all" else [Stage(stage)]
     trains = _SHARES.keys() & set(stages)

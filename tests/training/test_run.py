@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,14 @@ import pytest
 import torch
 
 from archiver.codec import schemes
-from archiver.errors import GpuMissing, TrainingBegun, TrainingDataMissing, TrainingStageMissing, TrainingStale
+from archiver.errors import (
+    GpuMissing,
+    TrainingBegun,
+    TrainingDataDamaged,
+    TrainingDataMissing,
+    TrainingStageMissing,
+    TrainingStale,
+)
 from archiver.models.embedded import EmbeddedModels, init_random, load_embedded, save_profile
 from archiver.models.profiles import read_profile
 from archiver.training.data import Photos, held_out, load_photos, shard_members, to_pixels, to_tensor
@@ -155,6 +165,44 @@ def test_training_without_a_limit_or_without_photographs_is_refused(shards: Path
         train(shards, tmp_path, "nonsense", steps=1)
     with pytest.raises(TrainingDataMissing, match="no tar file"):
         train(tmp_path, tmp_path / "out", "autoencoder", steps=1)
+
+
+def _shard(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def test_a_shard_that_is_no_whole_tar_file_is_named(shards: Path, tmp_path: Path) -> None:
+    whole = (shards / "train-0.tar").read_bytes()
+    for data in (b"junk" * 1000, whole[: len(whole) // 2 + 100], gzip.compress(whole)[:2000]):
+        (tmp_path / "bad.tar").write_bytes(data)
+        with pytest.raises(TrainingDataDamaged, match=r"bad\.tar"):
+            load_photos(tmp_path, tmp_path / "cache", 64)
+
+
+def test_shards_without_photographs_are_refused(tmp_path: Path) -> None:
+    for name in ("one.jpg", "one.webp"):
+        _shard(tmp_path / "one.tar", {name: b"no picture"})
+        for _ in range(2):  # no cache is left behind that says otherwise
+            with pytest.raises(TrainingDataMissing):
+                load_photos(tmp_path, tmp_path / "cache", 64)
+
+
+def test_a_damaged_photograph_is_left_out(shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    members = dict(shard_members([shards / "train-0.tar"]))
+    first, second, *_ = members
+    _shard(tmp_path / "some.tar", members | {first: members[first][:50], second: b"junk"})
+    (tmp_path / "whole").mkdir()
+    whole = load_photos(_shard(tmp_path / "whole" / "w.tar", members).parent, tmp_path / "other", 64)
+    for _ in range(2):  # decoded, then from the cache
+        photos = load_photos(tmp_path, tmp_path / "cache", 64)
+        assert np.array_equal(photos.pixels, whole.pixels[2:])
+        assert len(photos.train) + len(photos.validation) == len(members) - 2
+    assert [record.getMessage().partition(" ")[0] for record in caplog.records] == [first, second]
 
 
 @pytest.mark.parametrize(
