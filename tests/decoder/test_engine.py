@@ -15,6 +15,7 @@ import torch
 from made_pictures import attention, label_map, photograph
 from threadpoolctl import threadpool_info, threadpool_limits
 
+import archiver.models
 from archiver.codec import schemes
 from archiver.codec.picture import Picture
 from archiver.codec.record import Record, Sampler, Scheme, Steering
@@ -22,6 +23,8 @@ from archiver.config import Settings
 from archiver.decoder.engine import Engine, open_engine
 from archiver.decoder.judge import binary_cross_entropy
 from archiver.decoder.local import LocalEngine
+from archiver.decoder.networks import LocalRunner
+from archiver.decoder.work import Decode, Encode
 from archiver.errors import (
     ModelsNotInstalled,
     PresetUnknown,
@@ -110,6 +113,26 @@ def test_a_record_gives_the_same_bytes_alone_in_company_and_on_any_number_of_cor
         assert pictures[0].dtype == np.uint8
         assert np.ptp(pictures[0]) > 0
         assert all(np.array_equal(pictures[0], other) for other in pictures[1:])
+
+
+def test_the_weights_that_ship_give_the_same_bytes_whatever_threads_torch_is_set_to(tmp_path: Path) -> None:
+    """At their working size: random networks on small pictures give the same bytes with any number of threads."""
+    vault = Vault(tmp_path)
+    profile = vault.import_directory(Path(archiver.models.__file__).parent / "weights" / "embedded-1")
+    side = profile.long_side
+    (steering,) = (one.steering for one in profile.presets if (one.name, one.scheme) == ("fast", Scheme.COCLICO))
+    runner = LocalRunner(vault, device="cpu")
+    before, pictures = torch.get_num_threads(), []
+    try:
+        encode = Encode(Picture(photograph(0, side, side), side, side), Scheme.COCLICO, steering, profile.key)
+        (record,) = runner.run([encode])
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            (made,) = runner.run([Decode(record)])
+            pictures.append(made.pixels)
+    finally:
+        torch.set_num_threads(before)
+    assert np.array_equal(*pictures)
 
 
 @pytest.mark.parametrize("scheme", schemes.SUPPORTED)
