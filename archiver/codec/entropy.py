@@ -9,6 +9,7 @@ what constriction computes from them is one division and one product each, which
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Protocol
@@ -67,12 +68,14 @@ class SymbolWriter:
         value = int.from_bytes(words.astype(">u4").tobytes(), "big") << max(0, bits - _WORD * len(words))
         # The state is the final interval's lower end modulo 2^64; the words lie within the interval.
         low = value - (value - lower) % (1 << _STATE)
-        for count in range(bits // 8 + 1):
-            unit = 1 << (bits - 8 * count)
-            candidate = -(-low // unit)
-            if candidate * unit < low + width:
-                return bytes(candidate.to_bytes(count, "big"))
-        raise AssertionError("an interval of the range coder holds no number")
+
+        def above(count: int) -> int:
+            """The least number of so many bytes that is not below the interval."""
+            return int(-(-low >> bits - 8 * count))
+
+        # More bytes fit where fewer do. One after the other took seconds for the longest payload of a record.
+        count = bisect_left(range(bits // 8), True, key=lambda few: above(few) << bits - 8 * few < low + width)
+        return bytes(above(count).to_bytes(count, "big"))
 
 
 class SymbolReader:
