@@ -41,6 +41,18 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
+class Takes:
+    """What a profile's networks take of a record. embedding: its dimensions, None where only the denoiser knows them,
+    which then compares them itself. words: how many labels there are, 0 where it takes none.
+    heads: maps of attention that SEACOM keeps.
+    """
+
+    embedding: int | None
+    words: int
+    heads: int
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """What a judge compares. features: (1, D). words: (1, K, h, w), how probable each label word is in each cell; None
     where the profile has no labels.
@@ -89,6 +101,11 @@ class Backend(Protocol):
     @property
     def codebook(self) -> Codebook | None:
         """What the profile's embeddings are coded by; None where nothing was learnt for them."""
+        ...
+
+    @property
+    def takes(self) -> Takes:
+        """What records must be like that it decodes."""
         ...
 
     @property

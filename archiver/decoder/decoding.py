@@ -70,6 +70,8 @@ class Steered:
         if backend.codebook is None and any(record.has(SectionKind.LEARNT_EMBEDDING) for record in records):
             raise RecordCorrupt(problem=f"its embedding was coded by a codebook, and {backend.name} has none")
         materials = [schemes.material(record, backend.codebook) for record in records]
+        for one in materials:
+            _refuse_misfit(backend, one)
         self._backend, self._steering = backend, first.steering
         _, rows, columns = backend.latent_shape(first.grid)
         colours = _stacked([one.colours for one in materials], device)
@@ -135,6 +137,21 @@ class Steered:
             return guidance.embedding_guidance(
                 x0, lambda moved, step: self._backend.likeness(moved, wanted, step), guide.strength, guide.steps
             )
+
+
+def _refuse_misfit(backend: Backend, material: schemes.Material) -> None:
+    """A record can be well-formed and not be of the profile that it names; networks would fail on it in odd ways.
+
+    Raises RecordCorrupt.
+    """
+    takes = backend.takes
+    if material.labels is not None and takes.words and (label := int(material.labels.max())) >= takes.words:
+        raise RecordCorrupt(problem=f"label {label} of {takes.words}")
+    if material.embedding is not None and takes.embedding not in (None, material.embedding.size):
+        size = material.embedding.size
+        raise RecordCorrupt(problem=f"its embedding has {size} dimensions, {backend.name} takes {takes.embedding}")
+    if material.attention is not None and (heads := len(material.attention)) != takes.heads:
+        raise RecordCorrupt(problem=f"its attention has {heads} heads, {backend.name} has {takes.heads}")
 
 
 @contextmanager

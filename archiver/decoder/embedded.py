@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from archiver.codec.record import Scheme, Steering
 from archiver.codec.schemes import Facts
 from archiver.decoder import attention, guidance
-from archiver.decoder.backend import Attend, Predict, Seen, Told
+from archiver.decoder.backend import Attend, Predict, Seen, Takes, Told
 from archiver.decoder.observing import observe
 from archiver.decoder.pixels import to_tensor
 from archiver.models.embedded import Conditions, Networks
 from archiver.models.embedded.backbone import STRIDE
-from archiver.models.embedded.denoiser import Keep
+from archiver.models.embedded.denoiser import Keep, SelfAttention
 
 # Of the pictures by which an embedding guides. None is near a half, at which pictures are judged (`see`).
 _VIEW_SIZES = (1.0, 0.875, 1.0625)
@@ -58,6 +58,13 @@ class EmbeddedBackend:
     def long_side(self) -> int:
         """Pixels of the largest pictures that it makes."""
         return self.networks.meta.long_side
+
+    @property
+    def takes(self) -> Takes:
+        """What records must be like that it decodes."""
+        attention = self.networks.denoiser.attentions[-1]
+        assert isinstance(attention, SelfAttention)
+        return Takes(self.networks.meta.embedding_dim, self.networks.meta.words, attention.heads)
 
     @property
     def alphas_cumprod(self) -> Tensor:

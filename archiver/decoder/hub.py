@@ -23,7 +23,7 @@ from archiver.codec.record import Scheme, Steering
 from archiver.codec.schemes import Facts
 from archiver.decoder import guidance
 from archiver.decoder.attention import REFERENCE, octaves
-from archiver.decoder.backend import Attend, Predict, Seen, Told
+from archiver.decoder.backend import Attend, Predict, Seen, Takes, Told
 from archiver.decoder.pixels import to_tensor
 from archiver.errors import ProfileInvalid, RecordCorrupt, SchemeUnsupported
 from archiver.models.hub.ade20k import colours as ade20k_colours
@@ -86,6 +86,14 @@ class HubBackend:
     def codebook(self) -> Codebook | None:
         """What embeddings are coded by where `archiver models learn` has made one."""
         return self.networks.codebook
+
+    @property
+    def takes(self) -> Takes:
+        """What records must be like that it decodes; embeddings are compared in `_conditions`, where the denoiser is
+        in memory anyway.
+        """
+        words = self.networks.info.words if self.networks.has("controlnet") else 0
+        return Takes(None, words, self.networks.settings.attention.groups)
 
     @property
     def cell(self) -> int:
@@ -216,8 +224,6 @@ class HubBackend:
             return None
         if not self.networks.has("controlnet"):
             raise self._unsupported("it has no ControlNet for label maps")
-        if int(told.labels.max()) >= self.networks.info.words:
-            raise RecordCorrupt(problem=f"label {int(told.labels.max())} of {self.networks.info.words}")
         times = told.grid[1] * self.cell // told.labels.shape[1]
         return ade20k_colours(told.labels.repeat_interleave(times, 1).repeat_interleave(times, 2))
 

@@ -16,9 +16,18 @@ from made_pictures import attention, label_map, photograph
 from threadpoolctl import threadpool_info, threadpool_limits
 
 import archiver.models
-from archiver.codec import schemes
+from archiver.codec import attention_map, embedding, schemes
+from archiver.codec import label_map as label_codec
 from archiver.codec.picture import Picture
-from archiver.codec.record import Record, Sampler, Scheme, Steering
+from archiver.codec.record import (
+    EmbeddingGuidance,
+    Record,
+    Sampler,
+    Scheme,
+    Section,
+    SectionKind,
+    Steering,
+)
 from archiver.config import Settings
 from archiver.decoder.engine import Engine, open_engine
 from archiver.decoder.judge import binary_cross_entropy
@@ -73,6 +82,18 @@ def packaged(folder: Path, seed: int, long_side: int = 64) -> Path:
         file.write(head + QUICK + bracket + files)
     assert read_profile(folder).fingerprint == meta.digest
     return folder
+
+
+def _labels(label: int, words: int) -> bytes:
+    return label_codec.encode(np.full((4, 4), label, np.uint8), words)
+
+
+def _embedding(dimensions: int) -> bytes:
+    return embedding.encode(embedding.quantise(np.ones(dimensions, np.float32), 2))
+
+
+def _attention(heads: int) -> bytes:
+    return attention_map.encode(attention_map.quantise(np.ones((heads, 2, 2), np.float32), 2))
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +308,34 @@ def test_a_record_larger_than_its_profile_works_at_is_refused(
     for grid in ((5, 1), (1, 5), (64, 64)):
         with pytest.raises(RecordCorrupt, match="larger than random works at"):
             engine.decode([replace(record, grid=grid)])
+
+
+@pytest.mark.parametrize(
+    ("scheme", "section", "match"),
+    [
+        (
+            Scheme.SGC,
+            Section(SectionKind.LABEL_MAP, _labels(200, 256)),
+            "label 200",
+        ),
+        (Scheme.SGC, Section(SectionKind.LABEL_MAP, _labels(32, 33)), "label 32"),
+        (Scheme.COCLI, Section(SectionKind.EMBEDDING, _embedding(17)), "17 dimensions"),
+        (Scheme.SGC, Section(SectionKind.EMBEDDING, _embedding(255)), "255 dimensions"),
+        (Scheme.SEACOM, Section(SectionKind.ATTENTION_MAP, _attention(5)), "5 heads"),
+        (Scheme.SEACOM, Section(SectionKind.ATTENTION_MAP, _attention(1)), "1 heads"),
+    ],
+)
+def test_a_record_that_does_not_fit_its_profile_s_networks_is_corrupt(
+    engine: Engine, records: dict[Scheme, list[Record]], scheme: Scheme, section: Section, match: str
+) -> None:
+    record = records[scheme][0]
+    if scheme is Scheme.SGC and section.kind is SectionKind.EMBEDDING:
+        record = replace(record, steering=replace(record.steering, embedding=EmbeddingGuidance(4 / 32, 1)))
+    others = tuple(one for one in record.sections if one.kind != section.kind)
+    misfit = replace(record, sections=(*others, section))
+    schemes.check(Record.from_bytes(misfit.to_bytes()))
+    with pytest.raises(RecordCorrupt, match=match):
+        engine.decode([misfit])
 
 
 def test_damaged_weights_decode_nothing(sources: list[Path], tmp_path: Path) -> None:
