@@ -63,8 +63,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(engine: QueuedEngine, vault: Vault, token: str | None, *, most: int, seconds: float) -> Starlette:
-    """The application. token: what callers must show, None asks for nothing. most: records under way at a time.
-    seconds: the longest that a request may take. Closes the engine when it ends.
+    """The application. token: what callers must show, None asks for nothing. most: records of each priority
+    under way at a time. seconds: the longest that a request may take. Closes the engine when it ends.
     """
     desk = _Desk(engine, vault, most, seconds)
 
@@ -125,7 +125,8 @@ class _Desk:
         self._vault = vault
         self._most = most
         self._seconds = seconds
-        self._under_way = 0  # records, from the request's end until the answer is out
+        # Records, from the request's end until the answer is out. Bulk work, however much, takes no reader's place.
+        self._under_way = dict.fromkeys(Priority, 0)
 
     async def health(self, _request: Request) -> Response:
         """Alive, and which version; for who watches over it."""
@@ -153,20 +154,21 @@ class _Desk:
         if isinstance(body, Response):
             return body
         records = wire.unpack_records(body)
-        if self._under_way and self._under_way + len(records) > self._most:
-            raise DecoderBusy(where=_HERE, waiting=self._under_way)
-        self._under_way += len(records)
+        under_way = self._under_way[priority]
+        if under_way and under_way + len(records) > self._most:
+            raise DecoderBusy(where=_HERE, waiting=under_way)
+        self._under_way[priority] += len(records)
         try:
             futures = await asyncio.to_thread(self._engine.submit, records, priority, deadline)
             pictures = await _pictures(futures, deadline, request)
             answer = await asyncio.to_thread(lambda: b"".join(map(wire.pack_picture, pictures)))
         except BaseException:
-            self._under_way -= len(records)
+            self._done(priority, len(records))
             raise
-        return _Answer(answer, lambda: self._done(len(records)))
+        return _Answer(answer, lambda: self._done(priority, len(records)))
 
-    def _done(self, records: int) -> None:
-        self._under_way -= records
+    def _done(self, priority: Priority, records: int) -> None:
+        self._under_way[priority] -= records
 
 
 def _wishes(request: Request, most: float) -> tuple[Priority, float]:

@@ -259,12 +259,38 @@ def test_more_than_it_takes_is_refused_for_now_and_asked_again(small: Small, tmp
         assert decoder.gate.reached.acquire(timeout=SECONDS)
         refused = ask(decoder, wire.pack_records(small.records[2:3]))
         assert refused.status == 503 and refused.headers["Retry-After"] == "1"
-        with pytest.raises(DecoderBusy, match=decoder.url):
-            engine.decode(small.records[2:3], priority=Priority.INTERACTIVE)
         patient = callers.submit(engine.decode, small.records[2:3])  # bulk work comes back
         decoder.gate.open.set()
         assert np.array_equal(first.result(SECONDS)[1], small.pictures[1])
         assert np.array_equal(patient.result(SECONDS)[0], small.pictures[2])
+
+
+def test_bulk_work_takes_no_reader_s_place(small: Small, tmp_path: Path) -> None:
+    with served(small, most=2) as decoder, caller(decoder.url, tmp_path) as engine, ThreadPoolExecutor(2) as callers:
+        decoder.gate.open.clear()
+        bulk = callers.submit(engine.decode, small.records[:2])
+        for _ in range(2):  # both lanes have begun one
+            assert decoder.gate.reached.acquire(timeout=SECONDS)
+        readers = callers.submit(engine.decode, small.records[2:4], priority=Priority.INTERACTIVE)
+        deadline = monotonic() + SECONDS
+        while decoder.engine.stats().interactive_waiting < 2:
+            assert monotonic() < deadline and not readers.done()
+        with pytest.raises(DecoderBusy, match=decoder.url):  # readers have as many places, and no more
+            engine.decode(small.records[4:5], priority=Priority.INTERACTIVE)
+        decoder.gate.open.set()
+        assert np.array_equal(readers.result(SECONDS)[1], small.pictures[3])
+        assert np.array_equal(bulk.result(SECONDS)[1], small.pictures[1])
+
+
+def test_a_request_that_failed_gives_its_place_back(small: Small) -> None:
+    body = wire.pack_records(small.records[:1])
+    with served(small, most=1) as decoder:
+        corrupt = wire.pack_records([replace(small.records[0], sections=())])
+        assert [ask(decoder, corrupt).status for _ in range(2)] == [400, 400]  # refused by the queue
+        decoder.gate.open.clear()
+        assert [ask(decoder, body, **{wire.DEADLINE: "0.1"}).status for _ in range(2)] == [504, 504]  # given up later
+        decoder.gate.open.set()
+        assert ask(decoder, body).status == 200
 
 
 def test_a_deadline_travels_and_is_kept(small: Small, tmp_path: Path) -> None:
