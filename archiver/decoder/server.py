@@ -71,7 +71,8 @@ def create_app(engine: QueuedEngine, vault: Vault, token: str | None, *, most: i
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(engine.close)
+        # Answers under way have had their time before it comes to this: nobody waits for what still runs.
+        await asyncio.to_thread(engine.service.close, 0)
 
     return Starlette(
         routes=[

@@ -33,6 +33,7 @@ from archiver.errors import ArchiverError, DeadlineMissed, DecoderBusy, DecoderF
 _LOG = logging.getLogger("archiver.decoder")
 LINGER = 0.004  # seconds that a call waits for company; a lone reader notices less
 _MOST_LANES = 256
+_CLOSE_SECONDS = 30.0  # that closing waits for what runs
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,15 +151,19 @@ class DecodeService:
                 unloads=counts.unloads,
             )
 
-    def close(self) -> None:
-        """Drop what waits, finish what runs, unload."""
+    def close(self, seconds: float = _CLOSE_SECONDS) -> None:
+        """Drop what waits, finish what runs, unload. What still runs after so many seconds is given up: a worker that
+        does it is ended, and a thread of this process, which nothing can end, is left to itself.
+        """
         with self._condition:
             self._closed = True
             self._stop_timer()
             for job in self._waiting.clear():
                 job.future.cancel()
             self._condition.notify_all()
-        self._pool.shutdown()
+            if not self._condition.wait_for(lambda: not self._lanes, seconds) and self._counts.running:
+                _LOG.warning("closed while %d pictures were being made: they are given up", self._counts.running)
+        self._pool.shutdown(wait=False)
         self._runner.unload()
 
     # -- coming in; called with the condition held ---------------------------------------------------------------------
@@ -189,7 +194,8 @@ class DecodeService:
         """Work until nothing waits."""
         while True:
             try:
-                self._runner.start()
+                if not self._closed:  # or a worker that was ended would be started again
+                    self._runner.start()
             except Exception as error:
                 self._give_up(error)
                 return
@@ -226,6 +232,7 @@ class DecodeService:
                     self._counts.running += len(begun)
                     return begun
             self._lanes -= 1
+            self._condition.notify_all()  # whoever closes waits for the last lane
             if not self._lanes and not self._closed and self._idle is not None:
                 self._start_timer(self._idle)
             return []

@@ -348,6 +348,14 @@ def test_a_decoder_that_stops_in_the_middle_is_named(small: Small, tmp_path: Pat
             engine.decode(small.records[:1])
 
 
+def test_a_decoder_that_stops_waits_for_no_picture_that_nobody_awaits(small: Small) -> None:
+    with served(small) as decoder:
+        decoder.gate.open.clear()
+        assert ask(decoder, wire.pack_records(small.records[:1]), **{wire.DEADLINE: "0.1"}).status == 504
+        decoder.server.should_exit = True
+        assert decoder.gate.unloaded.wait(SECONDS)  # though the lane still stands before the gate
+
+
 def test_tls_with_a_private_authority(small: Small, tmp_path: Path) -> None:
     authority, stranger = trustme.CA(), trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")

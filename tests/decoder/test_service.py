@@ -209,6 +209,34 @@ def test_a_closed_engine_lets_nobody_wait(small: Small) -> None:
             engine.decode(small.records[:1])
 
 
+class StuckWorker(Gate):
+    """As a worker that never answers, and whose calls end when it is ended."""
+
+    starts = 0
+
+    def start(self) -> None:
+        self.starts += 1
+
+    def run(self, works: Sequence[Work]) -> list[Any]:
+        super().run(works)
+        raise WorkerDied("signal SIGKILL")
+
+    def unload(self) -> None:
+        super().unload()
+        self.open.set()
+
+
+def test_closing_waits_no_longer_than_it_may_and_ends_the_worker(small: Small) -> None:
+    runner = StuckWorker(small.vault, device="cpu")
+    service = DecodeService(runner)
+    (stuck,) = QueuedEngine(small.vault, small.profile, "quick", service).submit(small.records[:1], Priority.BULK)
+    assert runner.reached.acquire(timeout=SECONDS)
+    service.close(0.1)
+    with pytest.raises(DecoderFailed, match="closed"):
+        stuck.result(SECONDS)
+    assert (runner.starts, service.stats().running) == (1, 0)  # no other worker was started for it
+
+
 # -- memory and devices ------------------------------------------------------------------------------------------------
 
 
