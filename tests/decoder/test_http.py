@@ -24,7 +24,8 @@ import urllib3
 import uvicorn
 
 from archiver import http_server
-from archiver.codec.record import Scheme
+from archiver.codec import schemes
+from archiver.codec.record import EmbeddingGuidance, LinearGuidance, Sampler, Scheme, Steering
 from archiver.config import Settings
 from archiver.decoder import server, serving, wire
 from archiver.decoder.engine import Priority, open_engine
@@ -48,6 +49,8 @@ from archiver.errors import (
     RecordCorrupt,
     SystemRefused,
 )
+from archiver.models.profiles import PROFILE_FILE, parse_profile
+from archiver.models.vault import PACKAGED
 from tests.decoder.conftest import Small
 from tests.decoder.test_service import SECONDS, Gate
 
@@ -238,6 +241,23 @@ def test_what_is_no_record_is_refused(decoder: Served, body: bytes) -> None:
     answer = ask(decoder, body)
     assert answer.status == 400
     assert isinstance(wire.unpack_error(answer.data, "there"), RecordCorrupt)
+
+
+def test_a_record_that_asks_for_minutes_is_refused(small: Small, decoder: Served) -> None:
+    linear = LinearGuidance(strength=1.0, cutoff=1.0, pixel_steps=255)
+    costly = replace(Steering(Sampler.DDIM, 255, 2.0), linear=linear, embedding=EmbeddingGuidance(0.4, 15))
+    answer = ask(decoder, wire.pack_records([small.records[0], replace(small.records[0], steering=costly)]))
+    assert answer.status == 400
+    refusal = wire.unpack_error(answer.data, "there")
+    assert isinstance(refusal, DecoderRefused) and "1380 steps" in str(refusal)
+
+
+def test_no_preset_is_anywhere_near_what_is_refused() -> None:
+    packaged = [parse_profile(file.read_bytes(), file) for file in PACKAGED.glob(f"*/{PROFILE_FILE}")]
+    own = [preset.steering for profile in packaged for preset in profile.presets]
+    built_in = [steering for preset in schemes.PRESETS.values() for steering in preset.values()]
+    assert own and built_in
+    assert max(map(server._runs, own + built_in)) * 2 == server.MOST_RUNS  # the paper's dearest
 
 
 def test_slow_clients_are_hung_up_on(decoder: Served, monkeypatch: pytest.MonkeyPatch) -> None:
