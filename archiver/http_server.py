@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import uvicorn
 from starlette.applications import Starlette
@@ -20,6 +22,9 @@ _CONNECTIONS = 512  # at a time; the next is told to come back
 _HEAD_SECONDS = 10.0  # in which a request's head must have arrived
 _KEPT_SECONDS = 60  # that an idle connection is kept
 _STOP_SECONDS = 30  # that a stop waits for answers under way
+# What uvicorn warns of for every connection that deserves it, as many as anybody cares to open.
+_ANYBODY_S_WARNINGS = ("Exceeded concurrency limit.", "Invalid HTTP request received.")
+_WARNING_SECONDS = 60.0  # in which each of them is heard once
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ def serve(app: Starlette, at: Listening, listener: socket.socket, ready: Callabl
         config.load()
     except (ssl.SSLError, FileNotFoundError, PermissionError) as error:
         raise ConfigInvalid(path=at.certificate_file, problem=f"no usable certificate: {error}") from None
+    logging.getLogger("uvicorn.error").addFilter(_Seldom())
     scheme = "https" if config.is_ssl else "http"
     Server(config, lambda: ready(f"{scheme}://{at.host}:{listener.getsockname()[1]}")).run([listener])
 
@@ -92,6 +98,21 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._ready()
+
+
+class _Seldom(logging.Filter):
+    """Keeps clients from filling the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._heard: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.msg in _ANYBODY_S_WARNINGS:
+            if monotonic() < self._heard.get(record.msg, 0.0):
+                return False
+            self._heard[record.msg] = monotonic() + _WARNING_SECONDS
+        return True
 
 
 class PatientProtocol(H11Protocol):

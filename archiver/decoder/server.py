@@ -229,6 +229,8 @@ async def _pictures(futures: Sequence[Future[Generated]], deadline: float, reque
     Raises DeadlineMissed, and what the engine raises.
     """
     all_of_them = asyncio.gather(*map(asyncio.wrap_future, futures))
+    # What becomes of it after a deadline or a hang-up is of no interest; asyncio complains of what nobody looked at.
+    all_of_them.add_done_callback(lambda done: done.cancelled() or done.exception())
     gone = asyncio.create_task(_gone(request))
     try:
         either: set[asyncio.Future[Any]] = {all_of_them, gone}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import logging
 import os
 import signal
 import socket
@@ -73,12 +75,14 @@ class Served:
 
 
 @contextmanager
-def served(small: Small, *, token: str | None = TOKEN, most: int = 100, **config: Any) -> Iterator[Served]:
+def served(
+    small: Small, *, token: str | None = TOKEN, most: int = 100, seconds: float = SECONDS, **config: Any
+) -> Iterator[Served]:
     """The real application and server in this process, so that its networks can be held at a gate."""
     gate = Gate(small.vault, device="cpu", threads=2)
     gate.open.set()
     engine = QueuedEngine(small.vault, small.profile, "quick", DecodeService(gate, limit=most))
-    app = create_app(engine, small.vault, token, most=most, seconds=SECONDS)
+    app = create_app(engine, small.vault, token, most=most, seconds=seconds)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         settings = uvicorn.Config(
             app, http=http_server.PatientProtocol, log_config=None, timeout_graceful_shutdown=1, **config
@@ -320,6 +324,17 @@ def test_a_deadline_travels_and_is_kept(small: Small, tmp_path: Path) -> None:
             engine.decode(small.records[:1], priority=Priority.INTERACTIVE, deadline=monotonic() + 0.3)
         with pytest.raises(DeadlineMissed):
             engine.decode(small.records[:1], deadline=monotonic() - 1)
+
+
+def test_what_is_given_up_or_refused_does_not_fill_the_log(small: Small, caplog: pytest.LogCaptureFixture) -> None:
+    with served(small) as decoder:
+        decoder.gate.open.clear()
+        assert ask(decoder, wire.pack_records(small.records[:1]), **{wire.DEADLINE: "0.1"}).status == 504
+    gc.collect()  # asyncio complains when what nobody looked at is collected
+    assert "never retrieved" not in caplog.text
+    seldom = http_server._Seldom()
+    heard = [logging.makeLogRecord({"msg": msg}) for msg in 3 * ["Exceeded concurrency limit.", "another"]]
+    assert [seldom.filter(record) for record in heard] == [True, True, False, True, False, True]
 
 
 def test_a_caller_who_hangs_up_takes_what_has_not_begun_along(small: Small, tmp_path: Path) -> None:
