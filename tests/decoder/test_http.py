@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import Queue
 from time import monotonic
 from typing import Any
 
@@ -24,6 +25,7 @@ import pytest
 import trustme
 import urllib3
 import uvicorn
+from starlette.applications import Starlette
 
 from archiver import http_server
 from archiver.codec import schemes
@@ -326,6 +328,26 @@ def test_a_deadline_travels_and_is_kept(small: Small, tmp_path: Path) -> None:
             engine.decode(small.records[:1], deadline=monotonic() - 1)
 
 
+def test_no_deadline_is_longer_than_the_server_s_own(small: Small) -> None:
+    with served(small, seconds=0.2) as decoder:
+        decoder.gate.open.clear()
+        assert ask(decoder, wire.pack_records(small.records[:1]), **{wire.DEADLINE: "1000"}).status == 504
+
+
+def test_a_client_that_does_not_take_its_answer_loses_its_place(small: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = wire.pack_records(small.records[:1])
+    head = f"POST {wire.DECODE} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Length: {len(body)}"
+    with served(small, most=1) as decoder, socket.create_connection(("127.0.0.1", decoder.port), SECONDS) as line:
+        monkeypatch.setattr(server, "SEND_SECONDS", 0.2)
+        with monkeypatch.context() as large:
+            large.setattr(wire, "pack_picture", lambda _picture: bytes(32 << 20))  # more than the network takes unread
+            line.sendall(f"{head}\r\n\r\n".encode() + body)
+            assert line.recv(12) == b"HTTP/1.1 200"
+        deadline = monotonic() + 20
+        while ask(decoder, body).status == 503:
+            assert monotonic() < deadline
+
+
 def test_what_is_given_up_or_refused_does_not_fill_the_log(small: Small, caplog: pytest.LogCaptureFixture) -> None:
     with served(small) as decoder:
         decoder.gate.open.clear()
@@ -335,6 +357,34 @@ def test_what_is_given_up_or_refused_does_not_fill_the_log(small: Small, caplog:
     seldom = http_server._Seldom()
     heard = [logging.makeLogRecord({"msg": msg}) for msg in 3 * ["Exceeded concurrency limit.", "another"]]
     assert [seldom.filter(record) for record in heard] == [True, True, False, True, False, True]
+
+
+def test_more_connections_than_it_takes_are_told_to_come_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept(http_server.Server):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            servers.append(self)
+
+    servers: list[Kept] = []
+    monkeypatch.setattr(http_server, "_CONNECTIONS", 3)
+    monkeypatch.setattr(http_server, "Server", Kept)
+    ready: Queue[str] = Queue()
+    at = http_server.Listening("127.0.0.1:0")
+    with http_server.bind(at) as listener, ThreadPoolExecutor(1) as threads:
+        serving = threads.submit(http_server.serve, Starlette(), at, listener, ready.put)
+        url = ready.get(timeout=SECONDS)
+        try:
+            place = urllib3.util.parse_url(url)
+            lines = [socket.create_connection((place.host, place.port), SECONDS) for _ in range(2)]
+            assert urllib3.request("GET", url, retries=False, headers={"Connection": "close"}).status == 503
+            for line in lines:
+                line.close()
+            deadline = monotonic() + SECONDS
+            while urllib3.request("GET", url, retries=False, headers={"Connection": "close"}).status != 404:
+                assert monotonic() < deadline
+        finally:
+            servers[0].should_exit = True
+        serving.result(SECONDS)
 
 
 def test_a_caller_who_hangs_up_takes_what_has_not_begun_along(small: Small, tmp_path: Path) -> None:
