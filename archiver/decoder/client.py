@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -139,7 +140,7 @@ class Client:
         except urllib3.exceptions.ReadTimeoutError as error:
             raise DeadlineMissed(where=self.where, seconds=f"{seconds:.1f}") from error
         except urllib3.exceptions.HTTPError as error:
-            raise DecoderUnreachable(where=self.where, reason=_reason(error)) from error
+            raise DecoderUnreachable(where=self.where, reason=_reason(error, self.where)) from error
         if reply.status == 200:
             return reply.body
         if not reply.body.startswith(b"{"):  # it does not come from a decoder, but from something before it
@@ -181,11 +182,17 @@ def _pause(header: str) -> float:
     return min(_MOST_PAUSE, float(header)) if header.isascii() and header.isdigit() else 1.0
 
 
-def _reason(error: urllib3.exceptions.HTTPError) -> str:
+def _reason(error: urllib3.exceptions.HTTPError, url: str) -> str:
     """The cause in a few words, without the addresses of objects that urllib3 puts there."""
-    cause: BaseException = error
-    while cause.__cause__ is not None or isinstance(getattr(cause, "reason", None), BaseException):
-        cause = cause.__cause__ or getattr(cause, "reason")  # noqa: B009
+    causes: list[BaseException] = [error]
+    while causes:
+        cause = causes[0]
+        within = (cause.__cause__, getattr(cause, "reason", None), *cause.args)
+        causes = [one for one in within if isinstance(one, BaseException)]
+    if isinstance(cause, ConnectionResetError):  # or http.client.RemoteDisconnected, which is one
+        return "it hung up without an answer" + ("; is its address an https:// one?" if url.startswith("http:") else "")
+    if isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER":
+        return "it does not speak TLS; is its address an http:// one?"
     if isinstance(cause, OSError) and cause.strerror:
         return cause.strerror
     return str(cause).rpartition(": ")[2] or type(cause).__name__

@@ -457,6 +457,17 @@ def test_tls_with_a_private_authority(small: Small, tmp_path: Path) -> None:
                 pytest.raises(DecoderUnreachable, match="certificate"),
             ):
                 engine.decode(small.records[:1])
+        with (
+            caller(decoder.url.replace("https", "http"), tmp_path) as engine,
+            pytest.raises(DecoderUnreachable, match="hung up without an answer; is its address an https:// one"),
+        ):
+            engine.decode(small.records[:1])
+    with (
+        served(small) as decoder,
+        caller(decoder.url.replace("http", "https"), tmp_path) as engine,
+        pytest.raises(DecoderUnreachable, match="does not speak TLS; is its address an http:// one"),
+    ):
+        engine.decode(small.records[:1])
 
 
 def test_a_decoder_that_others_can_reach_needs_a_token(small: Small) -> None:
