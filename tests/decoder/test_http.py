@@ -438,7 +438,7 @@ def test_a_decoder_that_stops_waits_for_no_picture_that_nobody_awaits(small: Sma
         decoder.gate.open.clear()
         assert ask(decoder, wire.pack_records(small.records[:1]), **{wire.DEADLINE: "0.1"}).status == 504
         decoder.server.should_exit = True
-        assert decoder.gate.unloaded.wait(SECONDS)  # though the lane still stands before the gate
+        assert decoder.gate.unloaded.wait(15)  # though the lane still stands before the gate
 
 
 def test_tls_with_a_private_authority(small: Small, tmp_path: Path) -> None:
