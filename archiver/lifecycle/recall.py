@@ -9,7 +9,7 @@ from itertools import islice
 from threading import Event
 
 from archiver.catalog.rows import FileRow, State
-from archiver.errors import ArchiverError, NotReleased, from_os_error
+from archiver.errors import ArchiverError, NotReleased, RecordCorrupt, from_os_error
 from archiver.lifecycle import exact
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.keeper import Placeholder
@@ -69,7 +69,17 @@ def _recalled(site: Site, placeholders: Sequence[Placeholder]) -> Iterator[Outco
     generated = [one for one in placeholders if one not in exactly]
     if not generated:
         return
-    decoded = site.engine.generate([one.carried.record for one in generated])
+    try:
+        decoded = site.engine.generate([one.carried.record for one in generated])
+    except RecordCorrupt:  # of one of them, which is reported; the others are generated without it
+        for one in generated:
+            yield attempt(one.path, "recall", partial(_recall_alone, site, one))
+        return
     arrow("recall.decoded")
     for one, picture in zip(generated, decoded, strict=True):
         yield attempt(one.path, "recall", partial(one.fill, picture))
+
+
+def _recall_alone(site: Site, placeholder: Placeholder) -> Outcome:
+    (picture,) = site.engine.generate([placeholder.carried.record])
+    return placeholder.fill(picture)

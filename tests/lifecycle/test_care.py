@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event
 
+import numpy as np
 import pytest
 
+from archiver import formats
 from archiver.catalog.rows import State
+from archiver.codec import label_map
+from archiver.codec.record import Record, Section, SectionKind
 from archiver.config import Settings
 from archiver.errors import FileModified, HeldOriginalDamaged, PlaceholderDamaged
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
 from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site, open_site
 from archiver.lifecycle.undo import undo
@@ -204,3 +210,28 @@ def test_a_clock_that_is_behind_does_not_shorten_the_grace_period(
     assert row_of(site, path).state is State.RELEASED
     expire(site, datetime.now(UTC))
     assert site.catalog.holding_for(row_of(site, path).id) is not None
+
+
+def test_a_record_that_its_networks_cannot_decode_keeps_no_other_from_being_recalled(
+    site: Site, tier_root: Path
+) -> None:
+    good, bad = tier_root / "2019" / "a.jpg", tier_root / "2019" / "misfit.jpg"
+    archive(site, paths=[good])
+    with good.open("rb") as file:
+        envelope, metadata = formats.read_envelope(file), formats.read_metadata(file)
+    assert envelope is not None
+    record = Record.from_bytes(envelope.record)
+    (labels,) = (section for section in record.sections if section.kind is SectionKind.LABEL_MAP)
+    shape = label_map.decode(labels.payload).shape
+    strange = Section(SectionKind.LABEL_MAP, label_map.encode(np.full(shape, 200, np.uint8), 256))
+    sections = tuple(strange if section is labels else section for section in record.sections)
+    misfit = replace(envelope, record=replace(record, sections=sections).to_bytes())
+    head = formats.build_placeholder(misfit, metadata, np.zeros((8, 8, 3), np.uint8))
+    bad.write_bytes(head.ljust(envelope.source.length, b"\0"))
+    assert rebuild(site).count("adopt", Result.DONE) == 1
+    outcomes: list[Outcome] = []
+    recall(site, [tier_root], listener=outcomes.append)
+    assert {outcome.path: outcome.result for outcome in outcomes} == {good: Result.DONE, bad: Result.FAILED}
+    assert "label 200 of" in next(outcome.reason for outcome in outcomes if outcome.path == bad)
+    assert row_of(site, bad).state is State.RELEASED
+    assert verify(site, decode=True, restart=True).count("verify", Result.FAILED) == 1
