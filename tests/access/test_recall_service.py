@@ -485,23 +485,3 @@ def test_a_packet_that_is_none_of_ours_costs_its_sender_the_connection_and_nobod
         assert peer.recv(10) == b""
     service.expect("is given up")
     assert site.read(path) == generated()
-
-
-def test_a_hangup_does_not_end_the_process_that_writes_the_log(site: Site) -> None:
-    service = site.start()
-    desk = site.desk()
-    os.kill(site.logger(), signal.SIGHUP)
-    desk.kill()
-    service.expect(f"process {desk.process.pid}, has gone")
-
-
-def test_readers_are_served_when_nobody_writes_the_log_any_more(site: Site) -> None:
-    (path,) = site.released()
-    site.start()
-    desk, responder, logger = site.desk(), site.responder(), site.logger()
-    os.kill(logger, signal.SIGKILL)
-    until(lambda: "State:\tZ" in Path(f"/proc/{logger}/status").read_text())
-    desk.kill()  # which is a line in the log
-    site.desk()
-    assert site.read(path) == generated()
-    assert site.responder() == responder

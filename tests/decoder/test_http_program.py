@@ -1,0 +1,105 @@
+"""The decoder as a program: TLS, who may be reached how, start and stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trustme
+
+from archiver.config import Settings
+from archiver.decoder import serving
+from archiver.decoder.status import examine
+from archiver.errors import (
+    ArchiverError,
+    ConfigInvalid,
+    DecoderUnguarded,
+    DecoderUnreachable,
+    SystemRefused,
+)
+from tests.decoder.conftest import Small
+from tests.decoder.test_http import TOKEN, caller, served
+from tests.decoder.test_service import SECONDS
+
+
+def test_tls_with_a_private_authority(small: Small, tmp_path: Path) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    certificate.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    stranger.cert_pem.write_to_path(tmp_path / "stranger.pem")
+    with served(small, ssl_certfile=tmp_path / "server.pem") as decoder:
+        with caller(decoder.url, tmp_path, ca_file=tmp_path / "ca.pem") as engine:
+            assert decoder.url.startswith("https://")
+            assert np.array_equal(engine.decode(small.records[:1])[0], small.pictures[0])
+        for trusted in ("none", tmp_path / "stranger.pem"):
+            with (
+                caller(decoder.url, tmp_path, ca_file=trusted) as engine,
+                pytest.raises(DecoderUnreachable, match="certificate"),
+            ):
+                engine.decode(small.records[:1])
+        with (
+            caller(decoder.url.replace("https", "http"), tmp_path) as engine,
+            pytest.raises(DecoderUnreachable, match="hung up without an answer; is its address an https:// one"),
+        ):
+            engine.decode(small.records[:1])
+    with (
+        served(small) as decoder,
+        caller(decoder.url.replace("http", "https"), tmp_path) as engine,
+        pytest.raises(DecoderUnreachable, match="does not speak TLS; is its address an http:// one"),
+    ):
+        engine.decode(small.records[:1])
+
+
+def test_a_decoder_that_others_can_reach_needs_a_token(small: Small) -> None:
+    settings = Settings.model_validate({"vault": {"path": small.vault.path}, "decoder": {"listen": "0.0.0.0:0"}})
+    with pytest.raises(DecoderUnguarded, match=r"0\.0\.0\.0"):
+        serving.serve(settings, print)
+
+
+@pytest.mark.parametrize(
+    ("decoder", "error"),
+    [
+        ({"where": "http://127.0.0.1:1"}, ConfigInvalid),
+        ({"listen": "127.0.0.1:99999"}, SystemRefused),
+        ({"listen": "127.0.0.1:0", "certificate_file": "/nonexistent.pem"}, ConfigInvalid),
+        ({"listen": "127.0.0.1:0", "token_file": "/nonexistent"}, ConfigInvalid),
+    ],
+)
+def test_what_cannot_be_served_is_named(small: Small, decoder: dict[str, str], error: type[ArchiverError]) -> None:
+    settings = {"vault": {"path": small.vault.path}, "model": {"profile": "random-5"}, "decoder": decoder}
+    with pytest.raises(error):
+        serving.serve(Settings.model_validate(settings), print)
+
+
+def test_a_token_too_short_to_keep_anybody_out_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="16"), caller("http://127.0.0.1:1", tmp_path, "hunter2"):
+        pass
+
+
+def test_the_program_serves_tells_how_it_does_and_stops(small: Small, tmp_path: Path) -> None:
+    """`archiver decoder serve` as a process, with a worker of its own, asked by this one."""
+    (tmp_path / "token").write_text(TOKEN)
+    config = tmp_path / "config.toml"
+    config.write_text(
+        f'[vault]\npath = "{small.vault.path}"\n[model]\nprofile = "random-5"\nthreads = 1\n'
+        f'[decoder]\nwhere = "worker"\ndevice = "cpu"\nlisten = "127.0.0.1:0"\ntoken_file = "{tmp_path}/token"\n'
+    )
+    command = [sys.executable, "-m", "archiver", "--config", str(config), "--json", "decoder", "serve"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.getcwd()}) as process:
+        assert process.stdout is not None
+        url = json.loads(process.stdout.readline())["address"]
+        with caller(url, tmp_path) as engine:
+            assert np.array_equal(engine.decode(small.records[:1])[0], small.pictures[0])
+            assert engine.device.startswith("cpu, torch")
+            found = examine(engine._settings)
+            assert (found.done, found.waiting) == (1, 0)
+            assert found.profiles == (f"random-5 ({small.profile.fingerprint.hex()[:16]})",)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(SECONDS) in (0, -signal.SIGTERM)
