@@ -97,20 +97,29 @@ class Lookup(Recorder):
             rows = connection.execute(_FILE.where(*where, File.mtime_ns == version.mtime_ns, File.size == version.size))
             return [file_row(row) for row in rows]
 
-    def moved(self, tier_id: int, since: int) -> list[FileRow]:
+    def moved(self, tier_id: int, since: int) -> Iterator[FileRow]:
         """Resident files of a tier that were released or recalled at another place of it, and gone from there `since`
-        (seconds since 1970): inode, length and time are the same. Looks at every file, but only where any is gone.
+        (seconds since 1970): inode, length and time are the same. Page by page; looks at every file, but only where any
+        is gone.
         """
         was = Gone.was.in_((State.RELEASED, State.RECALLED))
         old = select(File.inode, File.size, File.mtime_ns).join(Gone, Gone.file_id == File.id)
         gone = old.where(File.tier_id == tier_id, File.state == State.GONE, Gone.at >= since, was)
         with self._read() as connection:
             if connection.execute(gone.limit(1)).first() is None:
-                return []
-            it = gone.distinct().subquery()
-            same = (File.inode == it.c.inode) & (File.size == it.c.size) & (File.mtime_ns == it.c.mtime_ns)
-            resident = (File.tier_id == tier_id, File.state == State.RESIDENT, _IN_CANDIDATE_INDEX)
-            return [file_row(row) for row in connection.execute(_FILE.join(it, same).where(*resident))]
+                return
+        it = gone.distinct().subquery()
+        same = (File.inode == it.c.inode) & (File.size == it.c.size) & (File.mtime_ns == it.c.mtime_ns)
+        resident = (File.tier_id == tier_id, File.state == State.RESIDENT, _IN_CANDIDATE_INDEX)
+        query = _FILE.join(it, same).where(*resident).order_by(File.id).limit(PAGE)
+        last = 0
+        while True:
+            with self._read() as connection:
+                rows = [file_row(row) for row in connection.execute(query.where(File.id > last))]
+            yield from rows
+            if len(rows) < PAGE:
+                return
+            last = rows[-1].id
 
     def record(self, record_id: int) -> RecordRow:
         """A record by its number. Raises NotTracked."""

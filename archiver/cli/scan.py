@@ -57,7 +57,7 @@ def scan(invocation: Invocation, tiers: tuple[str, ...]) -> int:
     code = EXIT_OK
     with open_site(invocation.settings) as site, interruptible(invocation) as stop:
         for name in chosen(site, tiers):
-            began, moved = int(time.time()), []
+            began, moved = int(time.time()), 0
             try:
                 with invocation.output.busy(f"scanning {name}") as say:
                     report = run(
@@ -66,17 +66,16 @@ def scan(invocation: Invocation, tiers: tuple[str, ...]) -> int:
                         progress=lambda at: say(f"{at.files:,} files in {at.directories:,} folders: {at.path}"),
                         stop=stop,
                     )
-                    if report.changes.gone:
-                        moved = list(adopt_moved(site, site.tiers[name], began))
+                    for outcome in adopt_moved(site, site.tiers[name], began) if report.changes.gone else ():
+                        invocation.output.json(outcome, "outcome")
+                        moved += 1
             except ArchiverError as error:
                 invocation.output.error(error)
                 code = error.exit_code
                 continue
-            for outcome in moved:
-                invocation.output.json(outcome, "outcome")
             invocation.output.json(report, "scan")
             if not invocation.as_json:
-                _print_scan(invocation.output, report, len(moved))
+                _print_scan(invocation.output, report, moved)
             code = code or (EXIT_OK if report.complete and not report.warned else EXIT_WARNINGS)
     return EXIT_INTERRUPTED if stop.is_set() else code
 

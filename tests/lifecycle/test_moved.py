@@ -76,3 +76,14 @@ def test_the_original_stays_with_the_first_of_two_copies(site: Site, tier_root: 
     assert site.catalog.holding_for(row_of(site, copy).id) is None
     undo(site, [path])
     assert path.read_bytes() == original
+
+
+def test_what_was_moved_is_found_page_by_page(site: Site, tier_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("archiver.catalog.lookup.PAGE", 1)
+    paths = [tier_root / "2019" / name for name in ("a.jpg", "b.JPG")]
+    archive(site, paths=paths)
+    paths[0].parent.rename(tier_root / "holiday")
+    since = int(time.time())
+    scan_all(site)
+    (tier,) = site.local_tiers
+    assert {one.path for one in adopt_moved(site, tier, since)} == {tier_root / "holiday" / path.name for path in paths}
