@@ -20,10 +20,20 @@ from archiver.access.protocol import How
 from archiver.catalog import Catalog
 from archiver.catalog.rows import TierRow
 from archiver.codec import lossless
-from archiver.codec.record import NO_PROFILE
+from archiver.codec.record import NO_PROFILE, Scheme
 from archiver.config import LocalTierSettings, Settings, TierSettings, load
 from archiver.decoder import status as decoder_status
-from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, SystemRefused, from_os_error
+from archiver.decoder.queued import steering_of
+from archiver.errors import (
+    EXIT_OK,
+    EXIT_WARNINGS,
+    ArchiverError,
+    CatalogOutdated,
+    CatalogTooNew,
+    CatalogUnavailable,
+    SystemRefused,
+    from_os_error,
+)
 from archiver.lifecycle import journal
 from archiver.models.vault import Vault
 from archiver.tiers.local import Abilities, LocalTier
@@ -93,6 +103,11 @@ def _guarded(name: str, part: Callable[[], Iterator[Check]]) -> Iterator[Check]:
     """One part's failure is a finding and does not keep the others from being looked at."""
     try:
         yield from part()
+    except (CatalogUnavailable, CatalogOutdated, CatalogTooNew) as error:
+        if name == "catalog":
+            yield _broken(name, error)
+        else:
+            yield Check(name, Verdict.WARNING, "not looked at without the catalog")
     except ArchiverError as error:
         yield _broken(name, error)
     except OSError as error:
@@ -190,10 +205,7 @@ def _vault(settings: Settings) -> Iterator[Check]:
             yield Check(subject, Verdict.OK, f"{profile.fingerprint.hex()[:16]}, every weight file matches its SHA-256")
         except ArchiverError as error:
             yield _broken(subject, error)
-    try:
-        vault.named(settings.model.profile)
-    except ArchiverError as error:
-        yield _broken("model.profile", error)
+    yield from _model(settings, vault)
     with Catalog.open(settings.catalog_url) as catalog:
         uses = catalog.profiles()
     yield from _transcoder(settings, sum(use.live for use in uses if use.profile == NO_PROFILE))
@@ -206,6 +218,17 @@ def _vault(settings: Settings) -> Iterator[Check]:
         else:
             found = f"{use.live:,} live records cannot be decoded: their weights are not in the vault"
             yield Check(subject, Verdict.BROKEN, found, "Bring them back with `archiver models import FILE`.")
+
+
+def _model(settings: Settings, vault: Vault) -> Iterator[Check]:
+    """What the profile that codes lacks of what the rules ask of it."""
+    model = settings.model
+    try:
+        profile = vault.named(model.profile)
+        for label in sorted({rung for rule in settings.rule for rung in rule.rungs} - {Scheme.LOSSLESS.label}):
+            steering_of(profile, model.preset, Scheme.parse(label))
+    except ArchiverError as error:
+        yield _broken("model", error)
 
 
 def _transcoder(settings: Settings, live: int) -> Iterator[Check]:

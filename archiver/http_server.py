@@ -16,7 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from archiver.errors import ConfigInvalid, SystemRefused
+from archiver.errors import CannotListen, ConfigInvalid
 
 _CONNECTIONS = 512  # at a time; the next is told to come back
 _HEAD_SECONDS = 10.0  # in which a request's head must have arrived
@@ -52,14 +52,14 @@ class Listening:
 
 
 def bind(at: Listening) -> socket.socket:
-    """The listening socket. Raises SystemRefused, as where the address is taken."""
+    """The listening socket. Raises CannotListen, as where the address is taken."""
     host = at.host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, at.port), family=family, backlog=_CONNECTIONS)
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise SystemRefused(path=at.address, reason=reason) from None
+        raise CannotListen(address=at.address, reason=reason) from None
 
 
 def serve(app: Starlette, at: Listening, listener: socket.socket, ready: Callable[[str], None]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible,
 from archiver.cli.output import Column, Output, printable
 from archiver.cli.progress import advancing
 from archiver.cli.verb import VerbGroup
-from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, ModelsNotInstalled, ProfileUnknown
+from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, ModelsNotInstalled, NotAHubProfile, ProfileUnknown
 from archiver.formats.folder import photographs
 from archiver.models.profiles import PROFILE_FILE, ProfileInfo
 from archiver.models.vault import Vault
@@ -92,14 +93,12 @@ def show(invocation: Invocation, name: str) -> int:
     """
     from archiver.models.hub.pulling import all_pulled
     from archiver.models.hub.recipes import find_recipe, read_recipe
-    from archiver.models.profiles import HUB_FORMAT
 
     vault, recipe = _vault(invocation), None
     try:
         profile, state = vault.named(name), "in the vault"
-        path = vault.directory(profile.fingerprint) / PROFILE_FILE
-        if f'"{HUB_FORMAT}"' in path.read_text(encoding="utf-8"):
-            recipe = read_recipe(path)
+        with suppress(NotAHubProfile):  # an embedded one
+            recipe = read_recipe(vault.directory(profile.fingerprint) / PROFILE_FILE)
     except ProfileUnknown:
         waiting = {one.info.name: one for one in all_pulled(vault)}
         recipe = waiting.get(name) or find_recipe(name)

@@ -13,15 +13,15 @@ class Part:
     """A part of a record: its name, its bytes, what it says."""
 
     name: str
-    size: int
+    bytes: int
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """All parts of a record, which add up to `size` bytes; `bits_per_pixel` of the source's pixels."""
+    """All parts of a record, which add up to `bytes`; `bits_per_pixel` of the source's pixels."""
 
-    size: int
+    bytes: int
     bits_per_pixel: float
     parts: tuple[Part, ...]
 
@@ -43,16 +43,18 @@ def explain(record: Record) -> Explanation:
         *sections,
         Part("checksum", 4, "CRC-32"),
     ]
-    header = Part("header", size - sum(part.size for part in known), f"scheme {record.scheme.label}, {source}")
+    header = Part("header", size - sum(part.bytes for part in known), f"scheme {record.scheme.label}, {source}")
     return Explanation(size, 8 * size / (record.width * record.height), (header, *known))
 
 
 def _steering(steering: Steering) -> str:
-    words = [f"{steering.sampler.name.lower()}, {steering.steps} steps, guidance {steering.guidance:g}"]
+    sampler = steering.sampler.name.lower().replace("_", "-")
+    words = [f"{sampler}, {steering.steps} steps, guidance {steering.guidance:g}"]
     if steering.start is not None:
         words.append(f"from the colour map at t = {steering.start:.2f} T")
     if steering.linear is not None:
-        words.append(f"linear guidance {steering.linear.strength:.2f}")
+        linear = steering.linear
+        words.append(f"linear guidance {linear.strength:.2f} of frequencies up to {linear.cutoff:.2f}")
     if steering.attention is not None:
         words.append(f"attention {steering.attention.strength:.2f} in the first {steering.attention.until:.0%}")
     if steering.embedding is not None:

@@ -48,7 +48,7 @@ class QueuedEngine:
         """The records of pictures at the profile's working size. Raises SchemeUnsupported, PresetUnknown,
         WeightsDamaged.
         """
-        steering = self._steering(scheme)
+        steering = steering_of(self._profile, self._preset, scheme)
         return self._do([Encode(picture, scheme, steering, self._profile.key) for picture in pictures])
 
     def decode(
@@ -74,7 +74,7 @@ class QueuedEngine:
         """
         for record in records:
             if record.scheme not in schemes.SUPPORTED:
-                raise self._unsupported(record.scheme)
+                raise _unsupported(self._profile, record.scheme)
             self.profile_of(record)
         return self.service.submit([Decode(record) for record in records], priority, deadline, wait=wait)
 
@@ -101,18 +101,24 @@ class QueuedEngine:
     def _do(self, works: Sequence[Work]) -> list[Any]:
         return gather(self.service.submit(works, Priority.BULK, wait=True), None, self.service.where)
 
-    def _steering(self, scheme: Scheme) -> Steering:
-        if scheme not in schemes.SUPPORTED or scheme not in self._profile.schemes:
-            raise self._unsupported(scheme)
-        own = {preset.scheme: preset.steering for preset in self._profile.presets if preset.name == self._preset}
-        steering = own.get(scheme) or schemes.PRESETS.get(self._preset, {}).get(scheme)
-        if steering is None:
-            raise PresetUnknown(profile=self._profile.name, preset=self._preset, scheme=scheme.label)
-        return steering
 
-    def _unsupported(self, scheme: Scheme) -> SchemeUnsupported:
-        known = ", ".join(one.label for one in schemes.SUPPORTED if one in self._profile.schemes)
-        return SchemeUnsupported(profile=self._profile.name, scheme=scheme.label, reason=f"it has {known}")
+def steering_of(profile: ProfileInfo, preset: str, scheme: Scheme) -> Steering:
+    """How a profile drives a scheme under a preset: its own tables come first, then those of every profile.
+
+    Raises SchemeUnsupported, PresetUnknown.
+    """
+    if scheme not in schemes.SUPPORTED or scheme not in profile.schemes:
+        raise _unsupported(profile, scheme)
+    own = {one.scheme: one.steering for one in profile.presets if one.name == preset}
+    steering = own.get(scheme) or schemes.PRESETS.get(preset, {}).get(scheme)
+    if steering is None:
+        raise PresetUnknown(profile=profile.name, preset=preset, scheme=scheme.label)
+    return steering
+
+
+def _unsupported(profile: ProfileInfo, scheme: Scheme) -> SchemeUnsupported:
+    known = ", ".join(one.label for one in schemes.SUPPORTED if one in profile.schemes)
+    return SchemeUnsupported(profile=profile.name, scheme=scheme.label, reason=f"it has {known}")
 
 
 def gather(futures: Sequence[Future[Result]], deadline: float | None, where: str) -> list[Result]:

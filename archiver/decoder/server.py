@@ -36,6 +36,7 @@ from archiver.errors import (
     DecoderBusy,
     DecoderFailed,
     DecoderRefused,
+    DecodeTooCostly,
     ProfileUnknown,
     RecordCorrupt,
     RecordVersionUnknown,
@@ -63,6 +64,7 @@ _STATUS: dict[type[ArchiverError], int] = {
     ProfileUnknown: 404,
     SchemeUnsupported: 422,
     DecoderRefused: 400,
+    DecodeTooCostly: 400,
     DecoderBusy: 503,
     DeadlineMissed: 504,
 }
@@ -165,7 +167,7 @@ class _Desk:
         records = wire.unpack_records(body)
         runs = max(_runs(record.steering) for record in records)
         if runs > MOST_RUNS:
-            raise DecoderRefused(where=_HERE, reason=f"a record asks for the work of {runs} steps, {MOST_RUNS} at most")
+            raise DecodeTooCostly(where=_HERE, runs=runs, most=MOST_RUNS)
         under_way = self._under_way[priority]
         if under_way and under_way + len(records) > self._most:
             raise DecoderBusy(where=_HERE, waiting=under_way)

@@ -55,6 +55,7 @@ _TELLABLE = (
     "DecoderBusy",
     "DecoderFailed",
     "DecoderRefused",
+    "DecodeTooCostly",
     "DeadlineMissed",
 )
 

@@ -101,6 +101,20 @@ class ProfileInvalid(ArchiverError):
     hint = "This version cannot use that profile: `archiver models import` a whole one, or upgrade archiver."
 
 
+class NotAHubProfile(ProfileInvalid):
+    """{path} describes no hub profile"""
+
+    exit_code = 2
+    hint = "Only these are pulled, pinned and unpinned: `archiver models list --all` shows them with their source."
+
+
+class RecipeUnknown(ArchiverError):
+    """no hub profile {name} is known"""
+
+    exit_code = 6
+    hint = "`archiver models list --all` shows what can be pulled; the path of a recipe of your own ends in .toml."
+
+
 class CodebookNotTaken(ArchiverError):
     """profile {profile} takes no learnt codebook: its embeddings are short as they are"""
 
@@ -211,6 +225,13 @@ class DecoderRefused(ArchiverError):
 
     exit_code = 6
     hint = "Both sides need the same token ([decoder] token_file) and the same version of archiver."
+
+
+class DecodeTooCostly(ArchiverError):
+    """the decoder {where} refused a record that asks for the work of {runs} steps: {most} at most"""
+
+    exit_code = 6
+    hint = "No preset asks for so much: the record was not written by an archiver's own preset, or is damaged."
 
 
 class DecoderAnswerInvalid(ArchiverError):

@@ -67,7 +67,10 @@ class CatalogUnavailable(ArchiverError):
     """the catalog {url} cannot be opened: {reason}"""
 
     exit_code = 3
-    hint = "Run `archiver init` for a new catalog, or `archiver doctor` to see what is wrong with this one."
+    hint = (
+        "`archiver init` makes a first one. Where one was lost, `archiver rebuild` makes it anew of what the placeholders "
+        "say; `archiver doctor` tells what is wrong with one that is there."
+    )
 
 
 class CatalogOutdated(ArchiverError):

@@ -126,6 +126,13 @@ class SystemRefused(ArchiverError):
     hint = "`archiver doctor` shows what this filesystem can do."
 
 
+class CannotListen(ArchiverError):
+    """cannot listen on {address}: {reason}"""
+
+    exit_code = 7
+    hint = "Another program may be there (`ss -ltnp` shows which), or the address is none of this machine's."
+
+
 _BY_ERRNO: dict[int, type[ArchiverError]] = {
     errno.ENOSPC: DiskFull,
     errno.EDQUOT: DiskFull,

@@ -259,10 +259,16 @@ def test_a_record_is_shown_from_a_copy_of_a_placeholder_without_any_catalog(
     assert shown["found_in"] == "the placeholder itself"
     assert sum(part["bytes"] for part in shown["parts"]) == shown["bytes"]
     assert shown["record"]["scheme"] == "sgc"
+    said = call("--config", tmp_path / "none.toml", "record", "show", tmp_path / "copy.jpg").ok().out
+    assert f"version {shown['version']}" in said
+    assert all(part["text"].split(",")[0] in said for part in shown["parts"])
 
 
-def test_a_file_without_a_record_says_so(scanned: Installation) -> None:
+def test_a_file_without_a_record_says_so(scanned: Installation, tmp_path: Path) -> None:
     assert scanned.run("record", "show", scanned.photos / "rome.jpg").code == 5
+    shutil.copy(scanned.photos / "rome.jpg", tmp_path / "elsewhere.jpg")
+    refused = scanned.run("record", "show", tmp_path / "elsewhere.jpg")
+    assert refused.code == 5 and "there is no record" in refused.err
 
 
 def test_the_audit_lists_every_act_newest_first(standing: Installation) -> None:
@@ -353,6 +359,15 @@ def test_doctor_goes_on_where_the_catalog_is_lost(released: Installation, tmp_pa
     subjects = {check["subject"]: check["verdict"] for check in report["checks"]}
     assert subjects["catalog"] == "broken"
     assert subjects["configuration"] == "ok"
+    assert sum("rebuild" in check["hint"] for check in report["checks"]) == 1  # said once, not by every part
+
+
+def test_doctor_finds_a_preset_that_the_profile_lacks(released: Installation) -> None:
+    released.config.write_text(released.config.read_text().replace("[model]\n", '[model]\npreset = "fst"\n'))
+    report = released.run("doctor", "--json").lines[0]
+    assert [check["finding"] for check in report["checks"] if check["verdict"] == "broken"] == [
+        "profile embedded-1 has no preset fst for scheme sgc"
+    ]
 
 
 def test_without_the_model_libraries_everything_works_but_encoding_and_decoding(released: Installation) -> None:

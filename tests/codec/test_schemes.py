@@ -235,9 +235,9 @@ def test_the_steering_travels_with_the_record() -> None:
 def test_the_parts_of_a_record_add_up(scheme: Scheme) -> None:
     coded = record(scheme)
     told = explain(coded)
-    assert told.size == len(coded.to_bytes()) == sum(part.size for part in told.parts)
-    assert told.bits_per_pixel == pytest.approx(8 * told.size / 4000**2)
-    assert all(part.size > 0 and part.text for part in told.parts)
+    assert told.bytes == len(coded.to_bytes()) == sum(part.bytes for part in told.parts)
+    assert told.bits_per_pixel == pytest.approx(8 * told.bytes / 4000**2)
+    assert all(part.bytes > 0 and part.text for part in told.parts)
 
 
 def test_a_record_without_what_its_scheme_needs_is_corrupt() -> None:

@@ -40,6 +40,7 @@ from archiver.errors import (
     DecoderProfileMissing,
     DecoderRefused,
     DecoderUnreachable,
+    DecodeTooCostly,
     ProfileUnknown,
     RecordCorrupt,
 )
@@ -245,7 +246,7 @@ def test_a_record_that_asks_for_minutes_is_refused(small: Small, decoder: Served
     answer = ask(decoder, wire.pack_records([small.records[0], replace(small.records[0], steering=costly)]))
     assert answer.status == 400
     refusal = wire.unpack_error(answer.data, "there")
-    assert isinstance(refusal, DecoderRefused) and "1380 steps" in str(refusal)
+    assert isinstance(refusal, DecodeTooCostly) and "1380 steps" in str(refusal)
 
 
 def test_no_preset_is_anywhere_near_what_is_refused() -> None:

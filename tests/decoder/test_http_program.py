@@ -18,10 +18,10 @@ from archiver.decoder import serving
 from archiver.decoder.status import examine
 from archiver.errors import (
     ArchiverError,
+    CannotListen,
     ConfigInvalid,
     DecoderUnguarded,
     DecoderUnreachable,
-    SystemRefused,
 )
 from tests.decoder.conftest import Small
 from tests.decoder.test_http import TOKEN, caller, served
@@ -67,7 +67,7 @@ def test_a_decoder_that_others_can_reach_needs_a_token(small: Small) -> None:
     ("decoder", "error"),
     [
         ({"where": "http://127.0.0.1:1"}, ConfigInvalid),
-        ({"listen": "127.0.0.1:99999"}, SystemRefused),
+        ({"listen": "127.0.0.1:99999"}, CannotListen),
         ({"listen": "127.0.0.1:0", "certificate_file": "/nonexistent.pem"}, ConfigInvalid),
         ({"listen": "127.0.0.1:0", "token_file": "/nonexistent"}, ConfigInvalid),
     ],

@@ -13,7 +13,7 @@ import urllib3
 
 from archiver.catalog import Catalog
 from archiver.catalog.schema import upgrade
-from archiver.errors import CacheTaken, ConfigInvalid, GatewayUnguarded, GatewayWithoutTier, SystemRefused
+from archiver.errors import CacheTaken, CannotListen, ConfigInvalid, GatewayUnguarded, GatewayWithoutTier
 from archiver.s3.packs import Packed, Packs
 from archiver.s3.scan import scan_bucket
 from archiver.s3.serving import serve
@@ -258,5 +258,5 @@ def test_what_keeps_it_from_beginning_is_named(bucket: Bucket, vault: Path, tmp_
         port = gateway.address.rpartition(":")[2]
         with pytest.raises(CacheTaken):
             serve(settings, print)
-        with pytest.raises(SystemRefused, match=port):
+        with pytest.raises(CannotListen, match=port):
             serve(configuration(tmp_path, vault, bucket, listen=f"127.0.0.1:{port}"), print)

@@ -33,7 +33,7 @@ def with_codebook(vault: Vault, profile: ProfileInfo, codebook: Codebook, learnt
     """Bring `profile` with this codebook into the vault, in place of one that it may have; the other stays, for records
     may need it. learnt_from: for whoever looks at the profile.
 
-    Raises ProfileUnknown, ProfileInvalid (it is none of a hub's), WeightsDamaged, OSError.
+    Raises ProfileUnknown, NotAHubProfile, WeightsDamaged, OSError.
     """
     there = vault.directory(profile.fingerprint)
     recipe = read_recipe(there / PROFILE_FILE)

@@ -195,7 +195,7 @@ def pin(vault: Vault, name: str) -> ProfileInfo:
 def unpin(vault: Vault, profile: ProfileInfo, live_records: int) -> None:
     """Take back that a profile's hashes were accepted: it leaves the vault, and its files are again as if just pulled.
 
-    Raises ProfileInUse where live records need it, ProfileInvalid where it is none of a hub's, WeightsDamaged.
+    Raises ProfileInUse where live records need it, NotAHubProfile, WeightsDamaged.
     """
     within = vault.directory(profile.fingerprint)
     read_recipe(within / PROFILE_FILE)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from archiver.errors import ProfileInvalid, ProfileUnknown
+from archiver.errors import NotAHubProfile, ProfileInvalid, RecipeUnknown
 from archiver.models.profiles import HUB_FORMAT, ProfileInfo, check_name, describe
 
 PACKAGED = Path(__file__).with_name("profiles")
@@ -102,32 +102,35 @@ def packaged() -> tuple[Recipe, ...]:
 def find_recipe(name: str) -> Recipe:
     """A packaged recipe by its name, or any by the path of its file (one that ends in ".toml").
 
-    Raises ProfileUnknown or ProfileInvalid.
+    Raises RecipeUnknown, NotAHubProfile or ProfileInvalid.
     """
     if name.endswith(".toml"):
         return read_recipe(Path(name))
     for recipe in packaged():
         if recipe.info.name == name:
             return recipe
-    raise ProfileUnknown(profile=name)
+    raise RecipeUnknown(name=name)
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file; a `profile.toml` with pins is one, too. Raises ProfileUnknown or ProfileInvalid."""
+    """The recipe in a file; a `profile.toml` with pins is one, too.
+
+    Raises RecipeUnknown, NotAHubProfile or ProfileInvalid.
+    """
     try:
         with path.open("rb") as file:
             text = file.read(_MAX_TOML).decode("utf-8")
-        return _parse(text)
+        raw = tomllib.loads(text)
+        if raw.get("format") != HUB_FORMAT:
+            raise NotAHubProfile(path=path)
+        return _parse(raw, text)
     except FileNotFoundError:
-        raise ProfileUnknown(profile=path) from None
+        raise RecipeUnknown(name=path) from None
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise ProfileInvalid(path=path, problem=f"{type(problem).__name__}: {problem}") from problem
 
 
-def _parse(text: str) -> Recipe:
-    raw = tomllib.loads(text)
-    if raw.get("format") != HUB_FORMAT:
-        raise ValueError(f"format is not {HUB_FORMAT!r}")
+def _parse(raw: dict[str, Any], text: str) -> Recipe:
     sources = tuple(_source(entry) for entry in raw["files"] if LEARNT not in entry)
     # The same description, of what is known already: whatever is wrong with it shall be known before gigabytes come.
     known = raw | {"files": [{"sha256": _ANY_HASH} | entry for entry in raw["files"]]}

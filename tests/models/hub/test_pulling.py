@@ -437,3 +437,4 @@ def test_the_commands_pull_show_pin_and_unpin(hub: HubServer, recipe: Recipe, tm
     assert "pinned, in the vault" in run("pin", "tiny")[1]
     assert "whole" in run("verify", "tiny")[1]
     assert "in the vault" in run("show", "tiny")[1]
+    assert run("pull", "other")[0] == 6
