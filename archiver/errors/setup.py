@@ -68,8 +68,8 @@ class CatalogUnavailable(ArchiverError):
 
     exit_code = 3
     hint = (
-        "`archiver init` makes a first one. Where one was lost, `archiver rebuild` makes it anew of what the placeholders "
-        "say; `archiver doctor` tells what is wrong with one that is there."
+        "`archiver init` makes a first one. Where one was lost, `archiver rebuild` makes it anew from the placeholders; "
+        "`archiver doctor` tells what is wrong with one that is there."
     )
 
 
