@@ -68,7 +68,7 @@ class CatalogUnavailable(ArchiverError):
 
     exit_code = 3
     hint = (
-        "`archiver init` makes a first one. Where one was lost, `archiver rebuild` makes it anew from the placeholders; "
+        "`archiver init` makes a first one. Where one was lost, `archiver rebuild` makes it of the placeholders; "
         "`archiver doctor` tells what is wrong with one that is there."
     )
 
