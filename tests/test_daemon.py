@@ -15,11 +15,18 @@ from pathlib import Path
 import pytest
 from fixtures_catalog import CUT, sql
 
+from archiver import daemon as the_daemon
 from archiver import formats
 from archiver.catalog import Catalog
 from archiver.catalog.rows import State
 from archiver.catalog.schema import upgrade
+from archiver.desk.service import DeskService
+from archiver.errors import FileVanished
 from archiver.lifecycle.site import open_site
+from archiver.lifecycle.undo import undo
+from archiver.notify import Notifier
+from archiver.tiers.protocol import Tier
+from archiver.tiers.report import ScanReport
 from tests.lifecycle.conftest import fill_with_photographs, make_settings, random_vault, row_of
 from tests.lifecycle.dying import tracked_files
 
@@ -196,3 +203,51 @@ def test_a_killed_daemon_settles_its_work_at_the_next_start(config: Path, tmp_pa
             held = site.catalog.holding_for(row_of(site, path).id)
             assert held is not None
             assert (tmp_path / "photos/.archiver/holding" / held.name).read_bytes() == originals[path]
+
+
+def test_a_released_file_that_is_moved_while_the_daemon_runs_is_known_at_its_new_place(
+    config: Path, tmp_path: Path, random_vault: Path
+) -> None:
+    paths = tracked_files(tmp_path / "photos")
+    original = paths[0].read_bytes()
+    with running(config) as daemon:
+        daemon.until(f"release done {len(paths)}")
+        new = paths[0].rename(tmp_path / "photos" / f"moved{paths[0].suffix}")
+        daemon.until(f"adopt done {new}")
+        assert daemon.stop() == 0
+    with open_site(make_settings(tmp_path, tmp_path / "photos", random_vault)) as site:
+        assert row_of(site, new).state is State.RELEASED
+        undo(site, [new])
+    assert new.read_bytes() == original
+
+
+def test_a_stop_answers_readers_before_it_waits_for_the_job_under_way(
+    tmp_path: Path, random_vault: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    under_way, answered, waited_for = threading.Event(), threading.Event(), []
+
+    def scan(_catalog: Catalog, _tier: Tier, *, stop: threading.Event) -> ScanReport:
+        under_way.set()
+        waited_for.append((stop.wait(PATIENCE), answered.wait(PATIENCE)))
+        raise FileVanished(path=root)
+
+    def answer(desk: DeskService, *, for_good: bool) -> None:
+        end(desk, for_good=for_good)
+        answered.set()
+
+    end = DeskService.stop
+    monkeypatch.setattr(the_daemon, "scan", scan)
+    monkeypatch.setattr(DeskService, "stop", answer)
+    upgrade(f"sqlite:///{tmp_path}/catalog.db")
+    signals = the_daemon._Signals()
+
+    def stop() -> None:
+        under_way.wait(PATIENCE)
+        signals._handle(signal.SIGTERM, None)
+
+    with open_site(make_settings(tmp_path, root, random_vault)) as site:
+        threading.Thread(target=stop, daemon=True).start()
+        the_daemon._serve(site, signals, Notifier(), lambda: None)
+    assert waited_for == [(True, True)]
