@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Event
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
 
 from archiver import formats
 from archiver.catalog.rows import State
+from archiver.catalog.schema import upgrade
 from archiver.codec import label_map
-from archiver.codec.record import Record, Section, SectionKind
+from archiver.codec.picture import Picture
+from archiver.codec.record import Record, Scheme, Section, SectionKind
 from archiver.config import Settings
 from archiver.errors import FileModified, HeldOriginalDamaged, PlaceholderDamaged
 from archiver.lifecycle.archive import archive
@@ -29,6 +32,8 @@ from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
 from tests.lifecycle.conftest import photograph, row_of, scan_all
 from tests.lifecycle.dying import tracked_files
+
+PATIENCE = 60  # seconds
 
 
 def test_verify_names_a_damaged_placeholder_and_a_damaged_original(site: Site, tier_root: Path) -> None:
@@ -67,6 +72,27 @@ def test_verify_goes_on_where_it_was_stopped(site: Site, tier_root: Path) -> Non
     verify(site, listener=stop_soon, stop=stop)
     verify(site, listener=lambda outcome: seen.append(outcome.path))
     assert len(seen) == len(set(seen)) == len(tracked_files(tier_root))
+
+
+def test_a_stopped_archive_finishes_what_the_model_has_and_begins_nothing_more(
+    settings: Settings, tier_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgrade(settings.catalog_url)
+    alone = settings.model_copy(update={"model": settings.model.model_copy(update={"batch": 1})})
+    stop, both_busy = Event(), Barrier(2)  # there are two threads for the model
+    with open_site(alone) as site:
+        scan_all(site)
+        encode = site.engine.encode
+
+        def encode_and_stop(pictures: Sequence[Picture], scheme: Scheme) -> list[Record]:
+            both_busy.wait(PATIENCE)  # so that pictures have been read for later
+            stop.set()
+            return encode(pictures, scheme)
+
+        monkeypatch.setattr(site.engine, "encode", encode_and_stop)
+        assert archive(site, stop=stop).count("release", Result.DONE) == 2
+        states = [row_of(site, path).state for path in tracked_files(tier_root)]
+    assert (states.count(State.RELEASED), states.count(State.RESIDENT)) == (2, len(states) - 2)
 
 
 def test_undo_refuses_a_damaged_original_and_leaves_the_placeholder(site: Site, tier_root: Path) -> None:
