@@ -51,3 +51,9 @@ def test_it_says_whether_anybody_lets_readers_wait(site: Site) -> None:
     assert [check.verdict for check in doctor._recall_service(settings)] == [Verdict.WARNING]
     site.start()
     assert [check.verdict for check in doctor._recall_service(settings)] == [Verdict.OK]
+
+
+@pytest.mark.parametrize(("mode", "refuse"), [("transparent", True), ("managed", False)])
+def test_readers_are_refused_only_where_they_would_have_had_an_image(mode: str, refuse: bool) -> None:
+    settings = Settings.model_validate({"recall": {"mode": mode, "on_failure": "error"}})
+    assert terms_of(settings).refuse is refuse

@@ -1,4 +1,4 @@
-"""A disk that is full: the placeholder stays as it is, and its reader is told."""
+"""A disk that is full or read-only: the placeholder stays as it is, and its reader or the log is told."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from archiver.catalog.rows import State
 from archiver.catalog.schema import upgrade
 from archiver.decoder.engine import Engine
 from archiver.desk.history import Ending
+from archiver.desk.service import DeskService
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.site import open_site
 from tests.desk.conftest import ask, desk_of
@@ -42,4 +43,21 @@ def test_a_full_disk_leaves_the_placeholder_and_its_reader_an_error(
             assert row_of(site, path).state is State.RELEASED
             ballast.unlink()
             assert ask(desk, path).verdict().ending is Ending.RECALLED
+        site._engine = None
+
+
+def test_the_log_says_whose_readers_get_placeholders_because_nothing_can_be_written(
+    small_disk: Disk, tmp_path: Path, random_vault: Path, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = make_settings(tmp_path, small_disk.path, random_vault)
+    recall = settings.recall.model_copy(update={"socket": tmp_path / "recall.sock"})
+    upgrade(settings.catalog_url)
+    with open_site(settings.model_copy(update={"recall": recall})) as site:
+        site._engine = engine
+        for mode, said in (("rw", 0), ("ro", 1)):
+            small_disk.remount(mode)
+            service = DeskService(site)
+            service.start()
+            service.stop(for_good=True)
+            assert caplog.text.count(f"{small_disk.path} is read-only here") == said
         site._engine = None

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from archiver.catalog.rows import State
+from archiver.errors import PlaceholderDamaged
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.outcome import Result
@@ -87,3 +91,33 @@ def test_what_was_moved_is_found_page_by_page(site: Site, tier_root: Path, monke
     scan_all(site)
     (tier,) = site.local_tiers
     assert {one.path for one in adopt_moved(site, tier, since)} == {tier_root / "holiday" / path.name for path in paths}
+
+
+def test_a_placeholder_that_claims_more_than_an_original_may_have_is_not_adopted(site: Site, tier_root: Path) -> None:
+    copy = _copy_of_a_placeholder(site, tier_root)
+    width, height = 900, 300
+    site.limits = replace(site.limits, pixels=width * height - 1)
+    (tier,) = site.local_tiers
+    with pytest.raises(PlaceholderDamaged, match=f"{width}x{height} pixels"):
+        adopt(site, tier, row_of(site, copy))
+    site.limits = replace(site.limits, pixels=width * height)
+    assert adopt(site, tier, row_of(site, copy)).result is Result.DONE
+
+
+def test_readers_of_an_adopted_placeholder_are_noticed_before_the_catalog_calls_it_released(
+    site: Site, tier_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = _copy_of_a_placeholder(site, tier_root)
+    seen: list[tuple[int, State]] = []
+    monkeypatch.setattr(site, "forget", lambda fd: seen.append((os.fstat(fd).st_ino, row_of(site, copy).state)))
+    (tier,) = site.local_tiers
+    adopt(site, tier, row_of(site, copy))
+    assert seen == [(copy.stat().st_ino, State.RESIDENT)]
+
+
+def _copy_of_a_placeholder(site: Site, tier_root: Path) -> Path:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    copy = Path(shutil.copy(path, tier_root / "copy.jpg"))
+    scan_all(site)
+    return copy
