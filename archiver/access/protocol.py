@@ -54,7 +54,6 @@ from enum import IntEnum
 VERSION = 1
 MAX_PACKET = 64  # bytes
 MAX_DESCRIPTORS = 2
-DEFAULT_SOCKET = "/run/archiver/recall.sock"
 # What the kernel lets a reader be answered with (fanotify, FAN_DENY_ERRNO).
 DENIALS = frozenset((errno.EPERM, errno.EIO, errno.EBUSY, errno.ETXTBSY, errno.EAGAIN, errno.ENOSPC, errno.EDQUOT))
 

@@ -46,8 +46,3 @@ def stored() -> dict[str, int]:
         os.set_inheritable(_FIRST + number, False)
         found[names[number]] = _FIRST + number
     return found
-
-
-def watchdog_seconds() -> float | None:
-    """How often the service manager wants to hear from us."""
-    return int(os.environ["WATCHDOG_USEC"]) / 1e6 if "WATCHDOG_USEC" in os.environ else None
