@@ -39,3 +39,8 @@ class ObjectUrl:
 def etag64(etag: str) -> int:
     """The first 64 bits, unsigned, of the SHA-256 of an ETag without its quotes: what a file's row has for an inode."""
     return int.from_bytes(hashlib.sha256(etag.strip('"').encode()).digest()[:8], "big")
+
+
+def held_number(key: str, inode: int) -> int:
+    """What a held original has for an inode: an object's own is that of all its copies in the bucket, too."""
+    return int.from_bytes(hashlib.sha256(inode.to_bytes(8, "big") + key.encode()).digest()[:8], "big")

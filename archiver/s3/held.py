@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote
 
 from archiver.catalog.rows import held_name
 from archiver.errors import HeldOriginalDamaged, NothingHeld, ObjectChanged, ObjectMissing
+from archiver.s3.address import held_number
 from archiver.s3.marks import kind_of, unmarked
 from archiver.s3.objects import Dressing, ObjectInfo
 from archiver.s3.placing import discard
@@ -47,7 +48,7 @@ class HeldOriginals:
         """
         if self.as_versions:
             return
-        name = HOLDING + held_name(info.inode, sha256)
+        name = HOLDING + held_name(held_number(info.key, info.inode), sha256)
         copy = self._store.copy(info.key, name, if_match=info.etag, dressing=_as_copy(wears, info))
         if copy.size != info.size:
             raise HeldOriginalDamaged(path=self._store.url(info.key), held=self._store.url(name))
@@ -55,16 +56,17 @@ class HeldOriginals:
             with self.opened(self._store.head(name), info.key, sha256):
                 pass
 
-    def find(self, key: str, inode: int, sha256: bytes) -> ObjectInfo:
+    def find(self, key: str, number: int, sha256: bytes) -> ObjectInfo:
         """The held original of an object, as copy or version, with all that it wears but its tags.
 
         Raises NothingHeld.
         """
-        copy = self.copy(held_name(inode, sha256))
+        copy = self.copy(held_name(number, sha256))
         if copy is not None:
             return copy
         for one in self._store.versions(key) if self._store.abilities.versioned else ():
-            if not one.is_marker and not one.is_latest and one.inode == inode:
+            # What an earlier archiver released is known by the inode alone.
+            if not one.is_marker and not one.is_latest and number in (held_number(key, one.inode), one.inode):
                 found = self._store.head(key, one.version_id)
                 if not kind_of(found):
                     return replace(found, version_id=one.version_id)

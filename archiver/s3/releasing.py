@@ -36,6 +36,7 @@ from archiver.lifecycle.outcome import Outcome, Result, attempt
 from archiver.lifecycle.placeholder import placeholder_head, source_facts
 from archiver.lifecycle.worth import Purse
 from archiver.s3 import placing
+from archiver.s3.address import held_number
 from archiver.s3.caring import expire_object
 from archiver.s3.ground import Body, Ground, version_of
 from archiver.s3.journal import Entry, Intent
@@ -99,7 +100,8 @@ def _of_original(ground: Ground, item: Releasing) -> _Ready:
     inspection, packed = item.inspection, item.packed
     if inspection is None or (packed is None and exact.is_exact(record.scheme)):
         inspection, packed = _read_again(ground, row, record, inspection, packed)
-    head = placeholder_head(record, source_facts(row, inspection, record.sha256), inspection.metadata)
+    source = replace(source_facts(row, inspection, record.sha256), inode=held_number(row.path, row.inode))
+    head = placeholder_head(record, source, inspection.metadata)
     if packed is not None:
         head = formats.placed_behind(head, packed)
     if len(head) >= row.size:
@@ -175,7 +177,7 @@ def _intent(ground: Ground, act: str, item: Releasing, info: ObjectInfo, record:
         key=row.path,
         etag=info.etag,
         record_id=record.id,
-        held=held_name(row.inode, record.sha256) if act == "release" else "",
+        held=held_name(held_number(row.path, row.inode), record.sha256) if act == "release" else "",
         size=row.size,
         rule=item.rule,
         expires_at=int(time.time() + ground.site.settings.release.grace.total_seconds()),

@@ -26,6 +26,7 @@ from archiver.lifecycle.reconcile import reconcile
 from archiver.lifecycle.site import Site, open_site
 from archiver.lifecycle.undo import undo
 from archiver.s3 import caring
+from archiver.s3.address import held_number
 from tests.fixtures_s3 import Bucket
 from tests.lifecycle.conftest import random_vault
 from tests.s3.world import World, keeper, make_world
@@ -103,7 +104,8 @@ def look(world: World, *, originals_kept: bool = True) -> set[State]:
                 assert held is not None and row.record_id is not None
                 digest = sha256(original).digest()
                 found = keeper(site).ground.held.find(key, int(held.name.partition("-")[0], 16), digest)
-                assert held.name == held_name(found.inode, digest) or "archiver-kind" in found.metadata
+                number = held_number(key, found.inode)
+                assert held.name == held_name(number, digest) or "archiver-kind" in found.metadata
                 with keeper(site).ground.held.opened(found, key, digest):
                     pass
             if row.state is State.RELEASED:

@@ -15,6 +15,7 @@ from archiver.lifecycle.archive import archive
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.undo import undo
+from archiver.lifecycle.verify import verify
 from tests.fixtures_s3 import Bucket
 from tests.lifecycle.conftest import random_vault
 from tests.s3.world import World, make_world, picture
@@ -181,3 +182,23 @@ def test_a_deleted_placeholder_can_be_undone(world: World) -> None:
         assert not undo(site, [world.url("2019/a.jpg")]).exit_code
         assert world.get("2019/a.jpg") == world.originals["2019/a.jpg"]
         assert world.head("2019/a.jpg")["ContentType"] == "image/jpeg"
+
+
+@pytest.mark.parametrize("records", ["in-place", "packed"])
+@pytest.mark.parametrize("versioned", [False, True], ids=["plain", "versioned"])
+def test_each_copy_of_an_image_has_its_own_original(
+    tmp_path: Path, make_bucket: Callable[..., Bucket], random_vault: Path, versioned: bool, records: str
+) -> None:
+    bucket = make_bucket(versioned=versioned)
+    world = make_world(tmp_path, bucket, random_vault, most=0, records=records)
+    world.fill(dict.fromkeys(("a.jpg", "b.jpg", "deleted.jpg", "copies/d.jpg"), ("JPEG", 7)))
+    with world.site() as site:
+        assert not archive(site, paths=[world.url("deleted.jpg")]).exit_code
+        bucket.delete("photos/deleted.jpg")
+        world.scan(site)
+        assert not archive(site).exit_code
+        assert not verify(site).exit_code
+        for key in world.originals:
+            assert undo(site, [world.url(key)]).count("undo", Result.DONE) == 1, key
+            assert world.get(key) == world.originals[key]
+        assert world.ours("holding") == []
