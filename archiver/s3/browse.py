@@ -95,9 +95,12 @@ def located(tiers: Sequence[S3Tier], key: str) -> tuple[S3Tier, str] | None:
 
 
 def _is_a_readers(relative: str) -> bool:
-    """Nothing of ours; and no server should be asked for what it could take for a way up and into that."""
-    parts = relative.split("/")
-    return parts[0] != AREA and not {".", ".."} & set(parts)
+    """Nothing of ours; and no server should be asked for what it could take for a way up and into that.
+
+    SeaweedFS takes a backslash for a slash, and several slashes for one.
+    """
+    parts = [part for part in relative.replace("\\", "/").split("/") if part]
+    return parts[:1] != [AREA] and not {".", ".."} & set(parts)
 
 
 def _leads_to(tiers: Sequence[S3Tier], folder: str) -> bool:

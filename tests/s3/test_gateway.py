@@ -314,6 +314,11 @@ def test_nothing_of_ours_or_of_other_buckets_is_served(shared: Bucket, gateway: 
         f"/{shared.name}/../ready/ready",
         f"/{shared.name}/%2e%2e/ready/ready",
         "//ready/ready",
+        # What SeaweedFS takes for the same key:
+        f"/{shared.name}//.archiver/holding/1-2",
+        f"/{shared.name}/%2f.archiver/holding/1-2",
+        f"/{shared.name}/.archiver%5cholding/1-2",
+        f"/{shared.name}/x%5c..%5c.archiver/holding/1-2",
     ):
         assert gateway.ask(path).status == 404, path
     assert gateway.ask(f"/{shared.name}/%ff").status == 400
