@@ -31,22 +31,24 @@ class HeldOriginals:
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
-    @property
-    def as_versions(self) -> bool:
-        """Whether an original is held as the version that it is, not as a copy."""
+    def as_version(self, info: ObjectInfo) -> bool:
+        """Whether an original is held as the version that it is, not as a copy.
+
+        One without an id is older than the versions, and would be written over if they were suspended meanwhile.
+        """
         wanted = self._store.settings.holding
-        return wanted == "version" or (wanted == "auto" and self._store.abilities.versioned)
+        return bool(info.version_id) and (wanted == "version" or (wanted == "auto" and self._store.abilities.versioned))
 
     def reference(self, info: ObjectInfo) -> str:
         """How an original will be held: "copy", or its version id."""
-        return (info.version_id or "null") if self.as_versions else "copy"  # "null": older than the versions
+        return info.version_id if self.as_version(info) else "copy"
 
     def hold(self, info: ObjectInfo, wears: Dressing, sha256: bytes) -> None:
         """Keep an original, durably and compared. `wears`: what its placeholder will wear.
 
         Raises ObjectChanged, HeldOriginalDamaged.
         """
-        if self.as_versions:
+        if self.as_version(info):
             return
         name = HOLDING + held_name(held_number(info.key, info.inode), sha256)
         copy = self._store.copy(info.key, name, if_match=info.etag, dressing=_as_copy(wears, info))
@@ -64,7 +66,8 @@ class HeldOriginals:
         copy = self.copy(held_name(number, sha256))
         if copy is not None:
             return copy
-        for one in self._store.versions(key) if self._store.abilities.versioned else ():
+        able = self._store.abilities
+        for one in self._store.versions(key) if able.versioned or able.suspended else ():
             # What an earlier archiver released is known by the inode alone.
             if not one.is_marker and not one.is_latest and number in (held_number(key, one.inode), one.inode):
                 found = self._store.head(key, one.version_id)

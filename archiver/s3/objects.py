@@ -125,3 +125,4 @@ class Abilities:
     conditional_delete: bool
     conditional_copy: bool  # If-Match on the target of a copy
     object_lock: bool
+    suspended: bool = False  # versions were kept once, and those are still there

@@ -26,7 +26,8 @@ _BUCKET_DEFAULTS = ("ObjectLockConfigurationNotFoundError", "NotImplemented", "M
 def probe(store: ObjectStore) -> Abilities:
     """Try the server out with scratch objects in our area. Raises as the store does, and ObjectRefused."""
     scratch = f"{AREA}/probe-{uuid.uuid4()}"
-    versioned, locks = _is_versioned(store), _locks_objects(store)
+    versioning, locks = _versioning(store), _locks_objects(store)
+    versioned = versioning == "Enabled"
     try:
         etag = store.put(scratch, b"archiver").etag
         return Abilities(
@@ -40,6 +41,7 @@ def probe(store: ObjectStore) -> Abilities:
             conditional_copy=_refuses(lambda: store.copy(scratch, scratch, dressing=None, target_match=_ANOTHER)),
             conditional_delete=_refuses(lambda: store.delete(scratch, if_match=_ANOTHER)),
             object_lock=locks,
+            suspended=versioning == "Suspended",
         )
     finally:
         _clear(store, scratch, versioned, locks)
@@ -63,9 +65,9 @@ def _complete(store: ObjectStore, key: str) -> None:
         multipart.upload(store.client, at, io.BytesIO(b"other"), {}, {"IfMatch": f'"{_ANOTHER}"'})
 
 
-def _is_versioned(store: ObjectStore) -> bool:
+def _versioning(store: ObjectStore) -> str:
     with asking(store.settings.name, store.url()):
-        return bool(store.client.get_bucket_versioning(Bucket=store.settings.bucket).get("Status") == "Enabled")
+        return str(store.client.get_bucket_versioning(Bucket=store.settings.bucket).get("Status", ""))
 
 
 def _locks_objects(store: ObjectStore) -> bool:

@@ -202,3 +202,38 @@ def test_each_copy_of_an_image_has_its_own_original(
             assert undo(site, [world.url(key)]).count("undo", Result.DONE) == 1, key
             assert world.get(key) == world.originals[key]
         assert world.ours("holding") == []
+
+
+@pytest.mark.parametrize("holding", ["auto", "version"])
+def test_originals_are_held_whether_or_not_versions_go_on_being_kept(
+    tmp_path: Path, versioned_bucket: Bucket, random_vault: Path, holding: str
+) -> None:
+    def keep_versions(status: str) -> None:
+        versioned_bucket.client.put_bucket_versioning(
+            Bucket=versioned_bucket.name, VersioningConfiguration={"Status": status}
+        )
+
+    world = make_world(tmp_path, versioned_bucket, random_vault, most=1, holding=holding)
+    (key,) = world.originals
+    with world.site() as site:
+        assert not archive(site).exit_code
+        keep_versions("Suspended")
+        world.fill({"later.jpg": ("JPEG", 8)})
+        world.scan(site)
+        assert archive(site).count("release", Result.DONE) == 1, "the process took versions for kept"
+        assert undo(site, [world.url("later.jpg")]).count("undo", Result.DONE) == 1
+    with world.site() as site:
+        assert not verify(site).exit_code
+        assert undo(site, [world.url(key)], to=tmp_path).count("undo", Result.DONE) == 1
+        assert (tmp_path / "a.jpg").read_bytes() == world.originals[key]
+    assert world.get("later.jpg") == world.originals["later.jpg"]
+
+
+def test_nothing_is_lost_where_versions_were_asked_for_and_are_not_kept(
+    tmp_path: Path, bucket: Bucket, random_vault: Path
+) -> None:
+    world = make_world(tmp_path, bucket, random_vault, most=2, holding="version")
+    with world.site() as site:
+        archive(site)
+        undo(site, [world.url()])
+    assert {key: world.get(key) for key in world.originals} == world.originals
