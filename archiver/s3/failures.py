@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 from urllib3.exceptions import HTTPError
 
 from archiver.errors import (
@@ -47,6 +47,8 @@ def asking(tier: str, url: ObjectUrl) -> Iterator[None]:
         yield
     except ClientError as error:
         raise translate(error, tier, url) from error
+    except ParamValidationError as error:  # never sent: user metadata that is not ASCII, which some servers give out
+        raise ObjectRefused(path=url, reason=_one_line(error)) from error
     except (BotoCoreError, HTTPError, ConnectionError, TimeoutError) as error:
         raise BucketUnreachable(tier=tier, reason=_one_line(error)) from error
 

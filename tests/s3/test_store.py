@@ -351,6 +351,11 @@ def test_a_missing_object_is_named(store: ObjectStore) -> None:
             attempt()
 
 
+def test_what_cannot_be_sent_is_the_fault_of_one_object(store: ObjectStore) -> None:
+    with pytest.raises(ObjectRefused, match="ASCII"):
+        store.put("a.jpg", b"x", dressing=Dressing(metadata={"title": "Fr\xfch"}))
+
+
 @pytest.mark.parametrize("what", ["no server", "no bucket", "wrong secret", "no credentials", "no profile", "silence"])
 def test_a_tier_that_cannot_be_asked_is_unreachable(
     what: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
