@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 from archiver.s3.address import etag64
 
@@ -21,11 +22,14 @@ class Headers:
     content_disposition: str = ""
     content_language: str = ""
     cache_control: str = ""
+    expires: str = ""
+    website_redirect_location: str = ""
 
     def as_arguments(self) -> dict[str, str]:
         """As boto3 names them."""
         given = ((entry.name, getattr(self, entry.name)) for entry in fields(self))
-        return {"".join(word.title() for word in name.split("_")): value for name, value in given if value}
+        named = {"".join(word.title() for word in name.split("_")): value for name, value in given if value}
+        return named | ({"Expires": _as_date(self.expires)} if self.expires else {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,3 +130,11 @@ class Abilities:
     conditional_copy: bool  # If-Match on the target of a copy
     object_lock: bool
     suspended: bool = False  # versions were kept once, and those are still there
+
+
+def _as_date(expires: str) -> str:
+    """As boto3 takes it; what is no date, as "0" or "-1", means long ago (RFC 9111, 5.3)."""
+    try:
+        return parsedate_to_datetime(expires).isoformat()
+    except ValueError:
+        return datetime.fromtimestamp(0, UTC).isoformat()

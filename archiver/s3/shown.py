@@ -69,6 +69,7 @@ class Shown:
             "Content-Disposition": self.headers.content_disposition,
             "Content-Language": self.headers.content_language,
             "Cache-Control": self.headers.cache_control,
+            "Expires": self.headers.expires,
             "x-archiver-synthetic": SYNTHETIC if self.is_generated else "",
         }
         answer |= {name: value for name, value in more.items() if value}

@@ -346,6 +346,8 @@ def info_of(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
             content_disposition=answer.get("ContentDisposition", ""),
             content_language=answer.get("ContentLanguage", ""),
             cache_control=answer.get("CacheControl", ""),
+            expires=answer.get("ExpiresString", ""),
+            website_redirect_location=answer.get("WebsiteRedirectLocation", ""),
         ),
         metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
         version_id=_version_id(answer),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -66,12 +68,28 @@ def test_an_object_goes_all_the_way_and_comes_back_byte_for_byte(either: World) 
         assert site.catalog.recount(correct=False) == []
 
 
-def test_type_metadata_and_tags_are_kept_all_the_way(world: World) -> None:
+def test_headers_metadata_and_tags_are_kept_all_the_way(
+    tmp_path: Path, moto_bucket: Callable[..., Bucket], random_vault: Path
+) -> None:
     def users(key: str) -> object:
         head = world.head(key)
         metadata = {name: value for name, value in head["Metadata"].items() if not name.startswith("archiver-")}
-        return head["ContentType"], head["CacheControl"], metadata, world.tags(key)
+        return [head[name] for name in headers], metadata, world.tags(key)
 
+    world = make_world(tmp_path, moto_bucket(), random_vault, most=2)
+    headers = {
+        "ContentType": "image/jpeg",
+        "CacheControl": "max-age=3600",
+        "ContentDisposition": 'attachment; filename="a b.jpg"',
+        "ContentLanguage": "de",
+        "WebsiteRedirectLocation": "/elsewhere.jpg",
+    }
+    for key, original in world.originals.items():
+        tags = urlencode({"album": "summer", "place": "a+b =c"})
+        metadata = {"photographer": "somebody"}
+        expires = datetime(2030, 1, 1, tzinfo=UTC)
+        world.bucket.put(f"photos/{key}", original, **headers, Expires=expires, Metadata=metadata, Tagging=tags)
+    headers["ExpiresString"] = "Tue, 01 Jan 2030 00:00:00 GMT"
     before = {key: users(key) for key in world.originals}
     with world.site() as site:
         for act in (lambda: archive(site), lambda: recall(site, [world.url()]), lambda: undo(site, [world.url()])):

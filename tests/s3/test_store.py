@@ -356,6 +356,10 @@ def test_what_cannot_be_sent_is_the_fault_of_one_object(store: ObjectStore) -> N
         store.put("a.jpg", b"x", dressing=Dressing(metadata={"title": "Fr\xfch"}))
 
 
+def test_an_expiry_that_is_no_date_is_one_that_is_over() -> None:
+    assert Headers(expires="0").as_arguments() == {"Expires": "1970-01-01T00:00:00+00:00"}
+
+
 @pytest.mark.parametrize("what", ["no server", "no bucket", "wrong secret", "no credentials", "no profile", "silence"])
 def test_a_tier_that_cannot_be_asked_is_unreachable(
     what: str, bucket: Bucket, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
