@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +22,7 @@ from archiver.s3 import placing
 from archiver.s3.address import ObjectUrl
 from archiver.s3.ground import Body, Ground, is_version, version_of
 from archiver.s3.journal import Entry, Intent
-from archiver.s3.marks import unmarked
+from archiver.s3.marks import kind_of, unmarked
 from archiver.s3.objects import Dressing, ObjectInfo
 
 
@@ -125,6 +125,9 @@ def _put_back(ground: Ground, row: FileRow, held: HoldingRow, found: ObjectInfo,
     if standing is not None and not (is_version(standing, row) and ground.is_ours(standing)):
         raise FileModified(path=ground.tier.url(row.path), state=row.state.label)
     wears = ground.held.dressing(found)
+    if standing is not None and kind_of(standing):
+        # Its owner may have given it other tags, or another type, since it was released.
+        wears = replace(unmarked(ground.dressing(standing)), storage_class=wears.storage_class)
     etag = standing.etag if standing is not None else ""
     intent = Intent("undo", row.path, etag, held.record_id, held=held.name, size=held.size)
     with ground.journalled(intent) as entry:

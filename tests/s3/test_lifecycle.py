@@ -98,6 +98,19 @@ def test_headers_metadata_and_tags_are_kept_all_the_way(
     assert not any(name.startswith("archiver-") for key in before for name in world.head(key)["Metadata"])
 
 
+def test_tags_that_a_placeholder_was_given_are_kept_by_an_undo(world: World) -> None:
+    key = "2019/a.jpg"
+    with world.site() as site:
+        archive(site)
+        world.bucket.client.put_object_tagging(
+            Bucket=world.bucket.name, Key=f"photos/{key}", Tagging={"TagSet": [{"Key": "album", "Value": "best"}]}
+        )
+        assert not undo(site, [world.url(key)]).exit_code
+    assert world.get(key) == world.originals[key]
+    assert world.tags(key) == {"album": "best"}
+    assert world.head(key)["Metadata"] == {"photographer": "somebody", "seed": "1"}
+
+
 def test_a_placeholder_tells_what_it_stands_for(world: World) -> None:
     before = {key: world.head(key) for key in world.originals}
     with world.site() as site:
