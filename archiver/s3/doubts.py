@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from archiver.catalog import Catalog
 from archiver.catalog.rows import Found, Known, State
 from archiver.errors import ArchiverError, ObjectMissing, TierUnreachable
+from archiver.s3.marks import kind_of
 from archiver.s3.objects import ObjectInfo
 from archiver.s3.store import ObjectStore
 from archiver.s3.tier import JOURNAL, S3Tier
@@ -85,7 +86,10 @@ class Inquiry:
             return False
         if answer is None:
             return self.should_be_there(doubt.known)
-        return differs(doubt.known, as_found(answer))
+        if differs(doubt.known, as_found(answer)):
+            return True
+        # Its record is packed, and its owner put the very original there again: that is no version of the record's.
+        return not self.should_be_there(doubt.known) and not kind_of(answer)
 
     def head(self, key: str) -> ObjectInfo | ArchiverError | None:
         """What stands at a key, None for nothing, or why that cannot be told. Raises TierUnreachable."""

@@ -139,3 +139,15 @@ def test_packs_of_other_processes_are_found_and_damaged_ones_named(bucket: Bucke
     bucket.put("photos/.archiver/packs/ffffffff.zip", b"no zip")
     with pytest.raises(PlaceholderDamaged):
         Packs(store).find("not/there.jpg")
+
+
+def test_an_original_that_its_owner_put_back_is_one_again(world: World) -> None:
+    with world.site() as site:
+        archive(site)
+        world.bucket.put("photos/wide.webp", world.originals["wide.webp"], ContentType="image/webp")
+        world.scan(site)
+        assert world.row(site, "wide.webp").state is State.SUPERSEDED
+        assert archive(site).count("release", Result.DONE) == 1
+        assert not verify(site).exit_code
+        assert undo(site, [world.url()]).count("undo", Result.DONE) == len(world.originals)
+    assert {key: world.get(key) for key in world.originals} == world.originals
