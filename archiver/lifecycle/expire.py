@@ -49,7 +49,7 @@ def expire_file(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
     path = tier.root / row.path
     record_row = site.catalog.record(held.record_id)
     site.vault.require(record_row.profile)
-    if row.state in (State.RELEASED, State.RECALLED):
+    if row.state in (State.RELEASED, State.RECALLED) and row.record_id == held.record_id:  # else it was written over
         with hold(tier, row) as subject:
             check_placeholder(subject, record_row.payload, decode=True)
     try:

@@ -57,7 +57,7 @@ def expire_object(ground: Ground, held: HoldingRow) -> Outcome:
     path = ground.tier.url(row.path)
     record = catalog.record(held.record_id)
     ground.site.vault.require(record.profile)
-    if row.state in (State.RELEASED, State.RECALLED):
+    if row.state in (State.RELEASED, State.RECALLED) and row.record_id == held.record_id:  # else it was written over
         check_carried(ground, row, record.payload, decode=True)
     try:
         found = ground.held.find(row.path, _inode(held), record.sha256)

@@ -223,6 +223,16 @@ def test_expire_keeps_the_original_when_the_placeholder_is_damaged(site: Site, t
     assert len(os.listdir(tier_root / ".archiver" / "holding")) == 1
 
 
+def test_expire_deletes_the_original_of_an_image_that_was_written_over(site: Site, tier_root: Path) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    path.write_bytes((tier_root / "2019" / "a.jpg").read_bytes())
+    scan_all(site)
+    archive(site, paths=[path])
+    assert len(os.listdir(tier_root / ".archiver" / "holding")) == 2
+    assert expire(site, datetime.now(UTC) + timedelta(days=31)).count("expire", Result.DONE) == 2
+
+
 def test_a_clock_that_is_behind_does_not_shorten_the_grace_period(
     site: Site, settings: Settings, tier_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

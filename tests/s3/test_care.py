@@ -96,6 +96,17 @@ def test_no_original_is_deleted_while_its_placeholder_is_not_whole(world: World)
         assert verify(site).count("verify", Result.FAILED) == 1
 
 
+def test_what_was_held_of_an_image_that_was_written_over_goes_when_its_time_has_come(world: World) -> None:
+    with world.site() as site:
+        archive(site)
+        world.fill({"2019/a.jpg": ("JPEG", 97)})
+        world.scan(site)
+        assert archive(site).count("release", Result.DONE) == 1
+        assert len(world.ours("holding")) == len(world.originals) + 1
+        assert not expire(site, LATER).exit_code
+        assert world.ours("holding") == []
+
+
 def test_a_damaged_held_original_is_told_and_never_put_back(world: World) -> None:
     with world.site() as site:
         archive(site)
