@@ -82,7 +82,8 @@ class Entry:
         with _noting:
             _under_way.add(self._key)
         try:
-            self._written = store.put(self._key, self._body)
+            # Of what is sent again a bucket with versions keeps two, and shows one when the other has been deleted.
+            self._written = store.put(self._key, self._body, if_none_match=True)
         except BaseException:
             self._leave()
             raise

@@ -93,7 +93,8 @@ class Packs:
             file.seek(0)
             digest = _digest(file)
             file.seek(0)
-            written = self._store.put(key, file, dressing=Dressing(Headers(content_type="application/zip")))
+            wears = Dressing(Headers(content_type="application/zip"))
+            written = self._store.put(key, file, dressing=wears, if_none_match=True)  # once, though it is sent again
         _, stream = self._store.get(key, if_match=written.etag)
         with stream:
             if _digest(stream) != digest:

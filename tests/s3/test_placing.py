@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from botocore.exceptions import ConnectionClosedError
 
 from archiver.errors import ConditionIgnored, ObjectChanged, PlaceholderDamaged
 from archiver.s3 import journal, placing
 from archiver.s3.journal import Entry, Intent, Owner, left_behind, struck
 from archiver.s3.objects import Dressing
+from archiver.s3.packs import Packed, Packs
 from archiver.s3.store import ObjectStore
 from tests.fixtures_s3 import Bucket
 
@@ -116,3 +119,25 @@ def test_an_owner_that_was_taken_for_dead_stops(bucket: Bucket, monkeypatch: pyt
     with pytest.raises(ObjectChanged):
         entry.hold_on()
     entry.close()
+
+
+def test_what_was_sent_twice_leaves_nothing_behind(versioned_bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The answer to the first sending is lost, and boto3 sends it once more."""
+    store = versioned_bucket.store()
+    send = store.client._endpoint._get_response
+    lost: list[str] = []
+
+    def lossy(request: Any, model: Any, context: Any) -> Any:
+        answer = send(request, model, context)
+        if model.name == "PutObject" and request.url not in lost:
+            lost.append(request.url)
+            return None, ConnectionClosedError(endpoint_url=request.url)
+        return answer
+
+    monkeypatch.setattr(store.client._endpoint, "_get_response", lossy)
+    Entry(store, [INTENT]).close()
+    packs = Packs(store)
+    packs.write(pack := packs.new_key(), [Packed("a.jpg", b"placeholder", OURS)])
+    packs.delete(pack)
+    assert len(lost) == 2
+    assert versioned_bucket.keys() == []
