@@ -127,7 +127,7 @@ class Ground:
             return
         sha256 = self.site.catalog.record(intent.record_id).sha256
         with suppress(NothingHeld):
-            self.held.delete(self.held.find(intent.key, int(intent.held.partition("-")[0], 16), sha256))
+            self.held.put_back(self.held.find(intent.key, int(intent.held.partition("-")[0], 16), sha256))
 
     def is_ours(self, info: ObjectInfo) -> bool:
         """Whether an object is a placeholder or a generated image that nobody edited, whatever its metadata says.

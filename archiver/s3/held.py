@@ -6,13 +6,13 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import BinaryIO, cast
 from urllib.parse import quote, unquote
 
 from archiver.catalog.rows import held_name
-from archiver.errors import HeldOriginalDamaged, NothingHeld, ObjectChanged, ObjectMissing
+from archiver.errors import HeldOriginalDamaged, NothingHeld, ObjectChanged, ObjectMissing, PermissionRefused
 from archiver.s3.address import held_number
 from archiver.s3.marks import kind_of, unmarked
 from archiver.s3.objects import Dressing, ObjectInfo
@@ -104,6 +104,11 @@ class HeldOriginals:
     def delete(self, held: ObjectInfo) -> None:
         """Delete a held original for good. Raises PermissionRefused where its version is locked."""
         self._store.delete(held.key, version=_version(held))
+
+    def put_back(self, held: ObjectInfo) -> None:
+        """Delete a held original that stands in its place again; a version that somebody locked stays, as theirs."""
+        with suppress(PermissionRefused):
+            self.delete(held)
 
     def unlisted(self, listed: frozenset[str]) -> Iterator[ObjectInfo]:
         """Copies that no catalog lists, and that no act can be about to list any more: it would have been settled."""

@@ -140,5 +140,5 @@ def _put_back(ground: Ground, row: FileRow, held: HoldingRow, found: ObjectInfo,
         arrow("s3.undo.placed")
         ground.site.catalog.mark_undone(row.id, version=version_of(info))
         arrow("s3.undo.committed")
-        ground.held.delete(found)
+        ground.held.put_back(found)
         arrow("s3.undo.deleted")

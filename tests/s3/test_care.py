@@ -188,6 +188,23 @@ def test_locked_and_archived_objects_are_never_touched(
     assert world.get(a) == world.originals[a] and world.get(b) == world.originals[b]
 
 
+def test_an_undo_is_done_where_somebody_locked_the_held_version(
+    tmp_path: Path, moto_bucket: Callable[..., Bucket], random_vault: Path
+) -> None:
+    bucket = moto_bucket(lock=True)
+    world = make_world(tmp_path, bucket, random_vault, most=1)
+    (key,) = world.originals
+    with world.site() as site:
+        archive(site)
+        held_version = world.head(key)["Metadata"]["archiver-held"]
+        bucket.client.put_object_legal_hold(
+            Bucket=bucket.name, Key=f"photos/{key}", VersionId=held_version, LegalHold={"Status": "ON"}
+        )
+        assert undo(site, [world.url()]).count("undo", Result.DONE) == 1
+        assert world.get(key) == world.get(key, VersionId=held_version) == world.originals[key]
+        assert world.ours("journal") == []
+
+
 def test_a_server_that_goes_away_in_the_middle_loses_nothing(
     tmp_path: Path, seaweed: Seaweed, bucket: Bucket, random_vault: Path
 ) -> None:
