@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
 from archiver import formats
+from archiver.access.client import RecallClient, let_through
 from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Cell, Column, Output
 from archiver.cli.verb import VerbGroup
 from archiver.cli.where import where
 from archiver.codec.explain import Part, explain
 from archiver.codec.record import Record
-from archiver.errors import NoRecord, NotInAnyTier
+from archiver.config import RecallSettings
+from archiver.errors import ConfigMissing, NoRecord, NotInAnyTier
 from archiver.tiers.protocol import Where
 from archiver.units import about_size
 
@@ -50,15 +53,23 @@ def show(invocation: Invocation, file: Where) -> int:
     Reads it from the placeholder or the generated image itself, wherever that lies, with no catalog; for a recorded
     file, whose original is in place, and for an object of a bucket from the catalog.
     """
-    shown = (_from_file(file) if isinstance(file, Path) else None) or _from_catalog(invocation, file)
+    shown = (_from_file(invocation, file) if isinstance(file, Path) else None) or _from_catalog(invocation, file)
     invocation.output.json(shown, "record")
     if not invocation.as_json:
         _print(invocation.output, shown)
     return 0
 
 
-def _from_file(path: Path) -> Shown | None:
-    with path.open("rb") as file:
+def _unnoticed(invocation: Invocation) -> AbstractContextManager[RecallClient | None]:
+    """Who looks at a record does not want the image: nothing is recalled for this."""
+    try:
+        return let_through(invocation.settings.recall.socket)
+    except ConfigMissing:  # a record can be looked at without any
+        return let_through(RecallSettings().socket)
+
+
+def _from_file(invocation: Invocation, path: Path) -> Shown | None:
+    with _unnoticed(invocation), path.open("rb") as file:
         envelope = formats.read_envelope(file)
         if envelope is None:
             return None
