@@ -236,7 +236,7 @@ class _Jobs:
 
     def expire(self) -> None:
         with self._surviving("expire"):
-            self.log(expire(self.site, datetime.now(UTC), listener=self.hear), "expire")
+            self.log(expire(self.site, datetime.now(UTC), listener=self.hear, stop=self.stop), "expire")
 
     def verify(self) -> None:
         with self._surviving("verify"):

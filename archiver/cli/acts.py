@@ -98,7 +98,9 @@ def undo(invocation: Invocation, paths: tuple[Where, ...], to: Path | None) -> i
     from archiver.lifecycle.undo import undo as run
 
     with open_site(invocation.settings) as site:
-        return report(invocation, "undoing", lambda listener, _stop: run(site, paths, to=to, listener=listener))
+        return report(
+            invocation, "undoing", lambda listener, stop: run(site, paths, to=to, listener=listener, stop=stop)
+        )
 
 
 def _targets(invocation: Invocation, targets: tuple[str, ...]) -> tuple[list[str] | None, list[Where] | None]:

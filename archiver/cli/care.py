@@ -98,7 +98,9 @@ def expire(invocation: Invocation) -> int:
     from archiver.lifecycle.expire import expire as run
 
     with open_site(invocation.settings) as site:
-        return report(invocation, "expiring", lambda listener, _stop: run(site, datetime.now(UTC), listener=listener))
+        return report(
+            invocation, "expiring", lambda listener, stop: run(site, datetime.now(UTC), listener=listener, stop=stop)
+        )
 
 
 @click.command(cls=VerbCommand, example="archiver reconcile")

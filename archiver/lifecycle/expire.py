@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from functools import partial
+from threading import Event
 
 from archiver.catalog.rows import HoldingRow, State
 from archiver.errors import ArchiverError, HeldOriginalDamaged
@@ -17,7 +18,7 @@ from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 
 
-def expire(site: Site, now: datetime, *, listener: Listener = ignore) -> Tally:
+def expire(site: Site, now: datetime, *, listener: Listener = ignore, stop: Event | None = None) -> Tally:
     """Delete every held original whose grace period is over at `now`.
 
     An original is only deleted while its placeholder or recalled image still carries the record and the record's
@@ -30,6 +31,8 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore) -> Tally:
         listener(outcome)
 
     for held in site.catalog.holding_due(int(now.timestamp())):
+        if stop is not None and stop.is_set():
+            return tally
         row = site.catalog.file(held.file_id)
         tier = site.tier_of(row)
         act = partial(site.keeper(tier).expire, held)
@@ -38,6 +41,8 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore) -> Tally:
         try:
             for outcome in site.keeper(tier).tidy():
                 tell(outcome)
+                if stop is not None and stop.is_set():
+                    return tally
         except ArchiverError as error:
             tell(failed(tier.where(""), "expire", error))
     return tally

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, HoldingRow, State
@@ -24,7 +25,14 @@ from archiver.tiers.protocol import Tier, Where
 _UNDOABLE = (State.RELEASED, State.RECALLED, State.SUPERSEDED, State.GONE)
 
 
-def undo(site: Site, paths: Sequence[Where], *, to: Path | None = None, listener: Listener = ignore) -> Tally:
+def undo(
+    site: Site,
+    paths: Sequence[Where],
+    *,
+    to: Path | None = None,
+    listener: Listener = ignore,
+    stop: Event | None = None,
+) -> Tally:
     """Give the held originals of `paths` (files, or folders with all below them) back.
 
     With `to`, a copy of each original is put into that folder and nothing else changes: the way out when a user has
@@ -33,6 +41,8 @@ def undo(site: Site, paths: Sequence[Where], *, to: Path | None = None, listener
     tally = Tally()
     for path in paths:
         for tier, row in site.rows(path, _UNDOABLE):
+            if stop is not None and stop.is_set():
+                return tally
             outcome = attempt(tier.where(row.path), "undo", partial(_undone, site, tier, row, to))
             tally.add(outcome)
             listener(outcome)

@@ -95,6 +95,23 @@ def test_a_stopped_archive_finishes_what_the_model_has_and_begins_nothing_more(
     assert (states.count(State.RELEASED), states.count(State.RESIDENT)) == (2, len(states) - 2)
 
 
+@pytest.mark.parametrize("act", ["undo", "expire"])
+def test_undo_and_expire_end_behind_the_file_in_hand_when_asked_to(site: Site, tier_root: Path, act: str) -> None:
+    archive(site)
+    holding, stop = tier_root / ".archiver" / "holding", Event()
+    held = len(list(holding.iterdir()))
+
+    def stop_soon(_outcome: Outcome) -> None:
+        stop.set()
+
+    if act == "undo":
+        tally = undo(site, [tier_root], listener=stop_soon, stop=stop)
+    else:
+        tally = expire(site, datetime.now(UTC) + timedelta(days=31), listener=stop_soon, stop=stop)
+    assert tally.counts.total() == tally.count(act, Result.DONE) == 1
+    assert len(list(holding.iterdir())) == held - 1
+
+
 def test_undo_refuses_a_damaged_original_and_leaves_the_placeholder(site: Site, tier_root: Path) -> None:
     path = tier_root / "wide.jpg"
     archive(site, paths=[path])
