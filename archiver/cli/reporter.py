@@ -100,8 +100,9 @@ def report(invocation: Invocation, what: str, run: Callable[[Reporter, Event], T
     """Run one act under a reporter, print its totals, return the exit code."""
     with interruptible(invocation) as stop, Reporter(invocation, what, total) as reporter:
         tally = run(reporter, stop)
-    summarise(invocation.output, tally)
-    return EXIT_INTERRUPTED if stop.is_set() else tally.exit_code
+    code = EXIT_INTERRUPTED if stop.is_set() else tally.exit_code
+    summarise(invocation.output, tally, code)
+    return code
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +118,11 @@ def _by_act(tally: Tally) -> dict[str, dict[str, int]]:
     return {act: {result: tally.count(act, result) for result in Result} for act, _ in tally.counts}
 
 
-def summarise(output: Output, tally: Tally) -> None:
-    """The totals of a run."""
+def summarise(output: Output, tally: Tally, exit_code: int) -> None:
+    """The totals of a run that ends with `exit_code`."""
     if output.as_json:
         output.json(
-            _Summary(_by_act(tally), tally.reasons, tally.bytes_before, tally.bytes_after, tally.exit_code), "summary"
+            _Summary(_by_act(tally), tally.reasons, tally.bytes_before, tally.bytes_after, exit_code), "summary"
         )
         return
     acts = sorted({name for name, _ in tally.counts})

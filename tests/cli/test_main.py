@@ -8,15 +8,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from threading import Event
 
 import click
 import pytest
 from click.testing import CliRunner
 
 from archiver import errors
+from archiver.cli.invocation import Invocation
 from archiver.cli.main import VERBS, cli, foreseen
 from archiver.cli.output import human_ratio, jsonable, printable
+from archiver.cli.reporter import Reporter, report
 from archiver.cli.verb import VerbCommand
+from archiver.lifecycle.outcome import Tally
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL_VERBS = [verb for verbs in VERBS.values() for verb in verbs]
@@ -193,3 +197,12 @@ def test_an_interrupt_is_heeded_in_the_middle_of_a_wait() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert done.stdout.split() == ["True"], done.stderr
+
+
+def test_the_summary_of_an_interrupted_run_names_its_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_reporter: Reporter, stop: Event) -> Tally:
+        stop.set()
+        return Tally()
+
+    assert report(Invocation(as_json=True), "waiting", interrupted) == 130
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 130
