@@ -14,6 +14,7 @@ from rich.text import Text
 
 from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible
 from archiver.cli.output import Column, Output, human_ratio, printable
+from archiver.errors import ArchiverError
 from archiver.lifecycle.outcome import Outcome, Result, Tally
 from archiver.units import about_size
 
@@ -35,6 +36,7 @@ class Reporter:
         self._tally = Tally()
         self._task = self._progress.add_task(what, total=total) if self._progress else None
         self._resources = ExitStack()
+        self._hints: dict[type[ArchiverError], str] = {}
 
     def begin(self, what: str, total: int | None = None) -> None:
         """Start counting anew, for the next step of a longer run."""
@@ -55,6 +57,8 @@ class Reporter:
 
     def __call__(self, outcome: Outcome) -> None:
         with self._lock:
+            if outcome.result is Result.FAILED and outcome.error is not None:
+                self._hints.setdefault(type(outcome.error), outcome.error.hint)
             if self._progress and self._task is not None:
                 self._tally.add(outcome)
                 self._progress.update(self._task, advance=1, description=self._counts())
@@ -62,6 +66,11 @@ class Reporter:
                 self._output.json(outcome, "outcome")
             elif self._every or outcome.result is not Result.DONE:
                 self._print(outcome)
+
+    def advise(self) -> None:
+        """What to do about the files that failed, once for each kind of failure."""
+        for hint in filter(None, self._hints.values()):
+            self._output.text(f"hint: {printable(hint)}")
 
     def _counts(self) -> str:
         counts = (f"{act} {result} {count:,}" for (act, result), count in sorted(self._tally.counts.items()))
@@ -102,6 +111,7 @@ def report(invocation: Invocation, what: str, run: Callable[[Reporter, Event], T
         tally = run(reporter, stop)
     code = EXIT_INTERRUPTED if stop.is_set() else tally.exit_code
     summarise(invocation.output, tally, code)
+    reporter.advise()
     return code
 
 

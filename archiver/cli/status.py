@@ -165,7 +165,9 @@ def _held(found: FileStatus) -> str:
     ends = datetime.fromtimestamp(found.held.expires_at, UTC)
     left = ends - datetime.now(UTC)
     when = f"for {about_duration(left)} more" if left.total_seconds() > 0 else "until the next expire"
-    return f"the original, {when} (until {human_time(ends)}): archiver undo brings it back"
+    # What somebody wrote stays where it is.
+    back = "undo --to DIR copies it" if found.file.state is State.SUPERSEDED else "undo brings it back"
+    return f"the original, {when} (until {human_time(ends)}): archiver {back}"
 
 
 def _act(row: AuditRow) -> list[Cell]:

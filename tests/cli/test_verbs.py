@@ -164,6 +164,15 @@ def test_undo_into_a_folder_changes_nothing_in_the_tier(released: Installation, 
     assert (tmp_path / "out" / "rome.jpg").read_bytes() == photograph(tmp_path / "same.jpg", 1).read_bytes()
 
 
+def test_undo_of_what_somebody_wrote_over_tells_the_way_to_both_versions(released: Installation) -> None:
+    rome = photograph(released.photos / "rome.jpg", 4)
+    released.run("scan").ok()
+    assert "archiver undo --to DIR copies it" in released.run("status", rome).ok().out
+    answer = released.run("undo", rome)
+    assert answer.code == 1
+    assert "hint: It is treated as a new original. `archiver undo --to DIR` puts" in answer.out
+
+
 def test_a_file_that_fails_the_gate_stays_and_says_why(scanned: Installation) -> None:
     scanned.config.write_text(
         scanned.config.read_text().replace("semantic = -1.0", "semantic = 1.0").replace('"none"', "0.0")
