@@ -259,6 +259,11 @@ def _print_plan(output: Output, title: str, rows: list[list[str]], summary: Plan
     output.text(title, style="bold")
     if not summary.files:
         output.text("Nothing would be done now.")
+        if summary.to_free == 0:
+            full = f"{summary.used_share:.0%} full"
+            output.text(f"Its filesystem is {full}: releases begin at the tier's high watermark.")
+        elif not summary.skipped:
+            output.text("No image is cold by the rules: `archiver plan --explain FILE` tells why one is not.")
     else:
         columns = [Column("coldest first"), Column("size", number=True), Column("act"), Column("rule"), Column("why")]
         output.table(columns, rows)
@@ -288,7 +293,7 @@ def _print_plan(output: Output, title: str, rows: list[list[str]], summary: Plan
     if summary.skipped:
         _print_skipped(output, summary.skipped)
     if summary.capped:
-        output.text("The sweep's caps end this plan; the next sweep goes on.")
+        output.text("The sweep's caps, or --limit, end this plan; the next sweep goes on.")
 
 
 def _print_skipped(output: Output, skipped: Counter[Why]) -> None:

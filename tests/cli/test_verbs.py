@@ -119,6 +119,15 @@ def test_plan_names_the_condition_that_decided(scanned: Installation) -> None:
     assert "the rule waits for 30d" in shown.out
 
 
+def test_an_empty_plan_says_why(scanned: Installation) -> None:
+    assert "No image is cold by the rules" in scanned.run("plan").ok().out
+    text = scanned.config.read_text()
+    scanned.config.write_text(text.replace("[[tier]]", "[[tier]]\nhigh_watermark = 1.0\nlow_watermark = 0.99"))
+    os.utime(scanned.photos / "rome.jpg", (0, 0))
+    scanned.run("scan").ok()
+    assert "full: releases begin at the tier's high watermark" in scanned.run("plan").ok().out
+
+
 def test_nothing_is_planned_before_the_first_scan(place: Installation) -> None:
     assert place.run("plan").code == 4
 
