@@ -137,7 +137,7 @@ def summarise(output: Output, tally: Tally, exit_code: int) -> None:
         return
     acts = sorted({name for name, _ in tally.counts})
     if not acts:
-        output.text("Nothing to do.")
+        output.text("Nothing was done." if exit_code == EXIT_INTERRUPTED else "Nothing to do.")
         return
     columns = [Column("act"), *(Column(result.value, number=True) for result in Result)]
     output.table(columns, [[name, *(tally.count(name, result) or None for result in Result)] for name in acts])

@@ -206,3 +206,5 @@ def test_the_summary_of_an_interrupted_run_names_its_exit_code(capsys: pytest.Ca
 
     assert report(Invocation(as_json=True), "waiting", interrupted) == 130
     assert json.loads(capsys.readouterr().out)["exit_code"] == 130
+    assert report(Invocation(), "waiting", interrupted) == 130
+    assert "Nothing was done." in capsys.readouterr().out
