@@ -259,8 +259,21 @@ def _catalog(settings: Settings) -> Iterator[Check]:
             yield Check("counters", Verdict.WARNING, found, "`archiver verify` counts anew.")
         else:
             yield Check("counters", Verdict.OK, "agree with the rows")
+        yield from _unnamed_tiers(settings, catalog)
     if settings.catalog_url.startswith("sqlite"):
         yield from _database_file(Path("/" + settings.catalog_url.partition(":///")[2].lstrip("/").partition("?")[0]))
+
+
+def _unnamed_tiers(settings: Settings, catalog: Catalog) -> Iterator[Check]:
+    """Tiers that somebody took out of the configuration, or gave another name, with files that are not forgotten."""
+    named = {tier.name for tier in settings.tier}
+    for known in catalog.summary():
+        tracked = sum(count.files for count in known.states)
+        if known.tier.name in named or not tracked:
+            continue
+        found = f"not in the configuration: {tracked:,} files, {known.held_files:,} originals held"
+        hint = "Nothing there is verified or expires, and its pins protect nothing, until it is named so again."
+        yield Check(f"tier {known.tier.name}", Verdict.WARNING, found, hint)
 
 
 def _database_file(path: Path) -> Iterator[Check]:

@@ -35,6 +35,8 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore, stop: Even
             return tally
         row = site.catalog.file(held.file_id)
         tier = site.tier_of(row)
+        if tier is None:
+            continue  # nobody can look whether its placeholder stands: it is held until its tier has a name again
         act = partial(site.keeper(tier).expire, held)
         tell(attempt(tier.where(row.path), "expire", act, otherwise=Result.REFUSED))
     for tier in site.tiers.values():

@@ -13,7 +13,7 @@ from archiver.access.client import RecallClient, let_through
 from archiver.catalog import Catalog
 from archiver.catalog.rows import FileRow, State
 from archiver.config import Settings
-from archiver.errors import NotInAnyTier, NotTracked, RecallUnreachable
+from archiver.errors import NotInAnyTier, NotTracked, RecallUnreachable, TierNotScanned
 from archiver.formats import Limits
 from archiver.models.vault import Vault
 from archiver.s3.tier import S3Tier
@@ -104,9 +104,11 @@ class Site:
             return self._keepers[tier.name]
 
     def locate(self, where: Where) -> Located:
-        """The tier a file lies in; the file itself may be gone. Raises NotInAnyTier."""
+        """The tier a file lies in; the file itself may be gone. Raises NotInAnyTier, TierNotScanned."""
         for tier in self.tiers.values():
             if (relative := tier.relative(where)) is not None:
+                if tier.name not in self.tier_ids:  # the configuration names it, and who only looks makes no row for it
+                    raise TierNotScanned(tier=tier.name)
                 return Located(tier, self.tier_ids[tier.name], relative)
         raise NotInAnyTier(path=where)
 
@@ -125,10 +127,9 @@ class Site:
         for row in self.catalog.stream_files(located.tier_id, states, under=located.relative):
             yield located.tier, row
 
-    def tier_of(self, row: FileRow) -> Tier:
-        """The tier of a row."""
-        name = next(name for name, id_ in self.tier_ids.items() if id_ == row.tier_id)
-        return self.tiers[name]
+    def tier_of(self, row: FileRow) -> Tier | None:
+        """The tier of a row; None for one that the configuration names no more."""
+        return next((tier for name, tier in self.tiers.items() if self.tier_ids.get(name) == row.tier_id), None)
 
 
 @contextmanager

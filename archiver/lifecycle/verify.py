@@ -71,6 +71,8 @@ def verify(
             site.catalog.set_setting(_POSITION, str(last))
             return tally
         tier = site.tier_of(row)
+        if tier is None:
+            continue  # there is nowhere to look
         outcome = attempt(tier.where(row.path), "verify", partial(_proven, site, tier, row, decode, pace))
         tally.add(outcome)
         listener(outcome)

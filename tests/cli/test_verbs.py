@@ -380,6 +380,20 @@ def test_doctor_goes_on_where_the_catalog_is_lost(released: Installation, tmp_pa
     assert sum("rebuild" in check["hint"] for check in report["checks"]) == 1  # said once, not by every part
 
 
+def test_doctor_names_a_tier_that_has_another_name_now(released: Installation) -> None:
+    released.config.write_text(released.config.read_text().replace('name = "photos"', 'name = "pictures"'))
+    report = released.run("doctor", "--json").lines[0]
+    found = {check["subject"]: check["finding"] for check in report["checks"] if check["verdict"] == "warning"}
+    assert found["tier photos"] == "not in the configuration: 3 files, 3 originals held"
+
+
+def test_who_asks_of_a_file_in_a_tier_that_was_never_scanned_is_told_so(released: Installation) -> None:
+    released.config.write_text(released.config.read_text().replace('name = "photos"', 'name = "pictures"'))
+    for verb in (["plan", "--explain"], ["audit"]):
+        answer = released.run(*verb, released.photos / "rome.jpg")
+        assert (answer.code, "pictures" in answer.err) == (4, True)
+
+
 def test_doctor_finds_a_preset_that_the_profile_lacks(released: Installation) -> None:
     released.config.write_text(released.config.read_text().replace("[model]\n", '[model]\npreset = "fst"\n'))
     report = released.run("doctor", "--json").lines[0]

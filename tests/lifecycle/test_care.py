@@ -288,3 +288,22 @@ def test_a_record_that_its_networks_cannot_decode_keeps_no_other_from_being_reca
     assert "label 200 of" in next(outcome.reason for outcome in outcomes if outcome.path == bad)
     assert row_of(site, bad).state is State.RELEASED
     assert verify(site, decode=True, restart=True).count("verify", Result.FAILED) == 1
+
+
+def test_a_tier_that_is_no_longer_configured_keeps_no_other_from_being_looked_after(
+    site: Site, settings: Settings, tier_root: Path, tmp_path: Path
+) -> None:
+    archive(site)
+    other = tmp_path / "other"
+    other.mkdir()
+    photograph(9).save(other / "later.jpg")
+    (tier,) = settings.tier
+    renamed = settings.model_copy(update={"tier": (tier.model_copy(update={"name": "other", "path": other}),)})
+    with open_site(renamed) as changed:
+        scan_all(changed)
+        archive(changed)
+        assert verify(changed).counts == {("verify", Result.DONE): 1}
+        assert expire(changed, datetime.now(UTC) + timedelta(days=31)).counts == {("expire", Result.DONE): 1}
+    assert len(os.listdir(tier_root / ".archiver" / "holding")) == len(tracked_files(tier_root))
+    tally = expire(site, datetime.now(UTC) + timedelta(days=31))
+    assert tally.count("expire", Result.DONE) == len(tracked_files(tier_root)), "named again, it is as it was"
