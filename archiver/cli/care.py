@@ -126,7 +126,7 @@ def rebuild(invocation: Invocation) -> int:
 
     For the day the catalog is lost: makes an empty one where there is none, scans every tier, opens each image and
     takes up those that carry a record, with the originals still held for them. Safe on a catalog that is only partly
-    lost.
+    lost, and what sets one right that was put back from a backup.
     """
     from archiver.catalog.schema import upgrade
     from archiver.lifecycle.rebuild import rebuild as run

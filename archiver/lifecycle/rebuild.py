@@ -18,13 +18,14 @@ from archiver.tiers.protocol import Tier
 from archiver.tiers.scan import scan
 
 ADOPTABLE = (State.RESIDENT, State.SUPERSEDED)
+_FORMS = {State.RELEASED: formats.Found.PLACEHOLDER, State.RECALLED: formats.Found.GENERATED}
 
 
 def rebuild(site: Site, *, listener: Listener = ignore, stop: Event | None = None) -> Tally:
     """Scan every tier, then open each resident file and adopt those that carry a record.
 
-    Safe on a catalog that is only partly lost: files it knows as released or recalled are left as they are. Can be
-    interrupted and run again. Raises TierUnreachable.
+    Safe on a catalog that is only partly lost, or older than the files: what it knows as released or recalled is left
+    as it is where that is so. Can be interrupted and run again. Raises TierUnreachable.
     """
     tally = Tally()
     for tier in site.tiers.values():
@@ -37,11 +38,12 @@ def rebuild(site: Site, *, listener: Listener = ignore, stop: Event | None = Non
 
 
 def rebuild_files(site: Site, tier: LocalTier, stop: Event | None) -> Iterator[Outcome]:
-    """Open each resident file of a tier just scanned and adopt it if it carries a record."""
-    for row in site.catalog.stream_files(site.tier_ids[tier.name], ADOPTABLE):
+    """Open each file of a tier just scanned, and adopt it if it carries a record that the catalog does not tell of."""
+    for row in site.catalog.stream_files(site.tier_ids[tier.name], (*ADOPTABLE, *_FORMS)):
         if stop is not None and stop.is_set():
             return
-        outcome = attempt(tier.root / row.path, "adopt", partial(_look, site, tier, row))
+        look = _look_again if row.state in _FORMS else _look
+        outcome = attempt(tier.root / row.path, "adopt", partial(look, site, tier, row))
         if outcome.result is not Result.SKIPPED:
             yield outcome
 
@@ -67,3 +69,25 @@ def _look(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
     if found in (formats.Found.ORDINARY, formats.Found.EDITED):
         return Outcome(subject.path, "adopt", Result.SKIPPED)
     return adopt(site, tier, row)
+
+
+def _look_again(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
+    """Adopt one file that is released or recalled if the catalog is wrong about which, or about its record.
+
+    A catalog from a backup knows nothing of what was recalled, released or given back since, and a recall leaves inode,
+    length and time as they were. What is neither form nor the original is damaged: verify tells of it.
+    """
+    with hold(tier, row) as subject:
+        subject.require_unchanged()
+        row = site.catalog.file(row.id)  # as it is now that nobody else acts on it
+        record = None if row.record_id is None else site.catalog.record(row.record_id)
+        with subject.reader() as file:
+            found, envelope = formats.look(file), formats.read_envelope(file)
+        if row.state not in _FORMS or record is None:
+            return Outcome(subject.path, "adopt", Result.SKIPPED)
+        known = found is _FORMS[row.state] and envelope is not None and envelope.record == record.payload
+        ours = found in _FORMS.values() or subject.sha256() == record.sha256
+        if known or not ours:
+            return Outcome(subject.path, "adopt", Result.SKIPPED)
+        site.catalog.mark_superseded(row.id, version=row.version)
+    return _look(site, tier, site.catalog.file(row.id))

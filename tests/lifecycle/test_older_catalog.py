@@ -1,0 +1,81 @@
+"""A catalog that was put back from a backup: files were recalled, released and given back since, and it knows nothing
+of that.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from archiver.catalog.rows import State
+from archiver.config import Settings
+from archiver.lifecycle.archive import archive
+from archiver.lifecycle.outcome import Result
+from archiver.lifecycle.rebuild import rebuild
+from archiver.lifecycle.recall import recall
+from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.undo import undo
+from archiver.lifecycle.verify import verify
+from tests.lifecycle.conftest import row_of, scan_all
+
+PutBack = Callable[[], Site]
+
+
+@pytest.fixture
+def put_back(site: Site, settings: Settings, tmp_path: Path) -> Iterator[Callable[[], PutBack]]:
+    """Call it to back the catalog up, and what it gives to open a site on that backup."""
+    with ExitStack() as opened:
+
+        def back_up() -> PutBack:
+            url = f"sqlite:///{tmp_path}/backup.db"
+            with (
+                closing(sqlite3.connect(tmp_path / "catalog.db")) as live,
+                closing(sqlite3.connect(tmp_path / "backup.db")) as backup,
+            ):
+                live.backup(backup)
+            catalog = settings.catalog.model_copy(update={"url": url})
+            older = settings.model_copy(update={"catalog": catalog})
+            return lambda: opened.enter_context(open_site(older))
+
+        yield back_up
+
+
+@pytest.mark.parametrize("since", [State.RECALLED, State.RELEASED], ids=lambda state: state.label)
+def test_rebuild_sees_what_was_recalled_or_released_again(
+    site: Site, tier_root: Path, put_back: Callable[[], PutBack], since: State
+) -> None:
+    path = tier_root / "wide.jpg"
+    original = path.read_bytes()
+    archive(site, paths=[path])
+    if since is State.RELEASED:
+        recall(site, [path])
+    reopen = put_back()
+    acted = recall(site, [path]) if since is State.RECALLED else archive(site, paths=[path])
+    assert acted.count("recall" if since is State.RECALLED else "release", Result.DONE) == 1
+    older = reopen()
+    scan_all(older)
+    assert row_of(older, path).state is not since, "a scan cannot tell"
+    assert rebuild(older).counts == {("adopt", Result.DONE): 1}
+    assert row_of(older, path).state is since
+    assert verify(older).exit_code == 0
+    assert rebuild(older).counts.total() == 0
+    assert older.catalog.recount(correct=False) == []
+    undo(older, [path])
+    assert path.read_bytes() == original
+
+
+def test_rebuild_leaves_a_damaged_placeholder_to_verify(site: Site, tier_root: Path) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.write(bytes(4096))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert rebuild(site).counts.total() == 0
+    assert row_of(site, path).state is State.RELEASED
+    assert verify(site).count("verify", Result.FAILED) == 1
