@@ -7,8 +7,10 @@ from datetime import datetime
 from functools import partial
 from threading import Event
 
-from archiver.catalog.rows import HoldingRow, State
+from archiver import formats
+from archiver.catalog.rows import FileRow, HoldingRow, State
 from archiver.errors import ArchiverError, HeldOriginalDamaged
+from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, failed, ignore
 from archiver.lifecycle.site import Site
@@ -56,9 +58,13 @@ def expire_file(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
     path = tier.root / row.path
     record_row = site.catalog.record(held.record_id)
     site.vault.require(record_row.profile)
-    if row.state in (State.RELEASED, State.RECALLED) and row.record_id == held.record_id:  # else it was written over
-        with hold(tier, row) as subject:
-            check_placeholder(subject, record_row.payload, decode=True)
+    if row.record_id == held.record_id:  # else it is of a version that a user has written over
+        if row.state is State.SUPERSEDED and _carries_a_record(tier, row):
+            # Released again since the catalog was told, which was put back from a backup: with a grace period anew.
+            return adopt(site, tier, row)
+        if row.state in (State.RELEASED, State.RECALLED):
+            with hold(tier, row) as subject:
+                check_placeholder(subject, record_row.payload, decode=True)
     try:
         stat = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
     except FileNotFoundError:
@@ -72,3 +78,11 @@ def expire_file(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
     site.catalog.mark_expired(held)
     arrow("expire.committed")
     return Outcome(path, "expire", Result.DONE, bytes_before=stat.st_blocks * 512)
+
+
+def _carries_a_record(tier: LocalTier, row: FileRow) -> bool:
+    """Whether what stands there is a placeholder or a generated image, and no picture of a user's."""
+    if not fileops.stands(tier.root_fd, row.directory, row.name):
+        return False
+    with hold(tier, row) as subject, subject.reader() as file:
+        return formats.look(file) in (formats.Found.PLACEHOLDER, formats.Found.GENERATED)

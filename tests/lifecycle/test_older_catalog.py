@@ -8,6 +8,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from archiver.catalog.rows import State
 from archiver.config import Settings
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.expire import expire
 from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
@@ -79,3 +81,23 @@ def test_rebuild_leaves_a_damaged_placeholder_to_verify(site: Site, tier_root: P
     assert rebuild(site).counts.total() == 0
     assert row_of(site, path).state is State.RELEASED
     assert verify(site).count("verify", Result.FAILED) == 1
+
+
+def test_what_was_given_back_and_released_again_has_its_whole_grace_period(
+    site: Site, tier_root: Path, put_back: Callable[[], PutBack]
+) -> None:
+    path = tier_root / "wide.jpg"
+    original = path.read_bytes()
+    archive(site, paths=[path])
+    reopen = put_back()
+    undo(site, [path])
+    archive(site, paths=[path])
+    older = reopen()
+    scan_all(older)
+    assert row_of(older, path).state is State.SUPERSEDED
+    # The grace period of the release that the backup knows is over; that of the second began just now.
+    tally = expire(older, datetime.now(UTC) + timedelta(days=31))
+    assert tally.counts == {("adopt", Result.DONE): 1}
+    assert row_of(older, path).state is State.RELEASED
+    assert undo(older, [path]).count("undo", Result.DONE) == 1
+    assert path.read_bytes() == original
