@@ -37,6 +37,7 @@ from archiver.lifecycle.reconcile import reconcile
 from archiver.lifecycle.site import Site, open_site
 from archiver.lifecycle.verify import verify
 from archiver.notify import Notifier
+from archiver.steady import Steadiness
 from archiver.tiers.local import LocalTier
 from archiver.tiers.protocol import Tier
 from archiver.tiers.report import ScanReport
@@ -57,10 +58,11 @@ def run(settings: Settings, path: Path | None = None) -> None:
     logs.configure(settings.log)
     signals = _Signals()
     notifier = Notifier()
+    steadiness = Steadiness()  # through every reload
     with signals.installed():
         while True:
             with open_site(settings) as site, site.catalog.instance_lock() as keep_lock:
-                _serve(site, signals, notifier, keep_lock)
+                _serve(_Jobs(site, steadiness), signals, notifier, keep_lock)
             # Cleared before anything is looked at: a signal that comes from here on wakes the next round.
             signals.clear()
             if signals.stop.is_set():
@@ -110,9 +112,9 @@ class _Signals:
         self._came.put(number)
 
 
-def _serve(site: Site, signals: _Signals, notifier: Notifier, keep_lock: Callable[[], None]) -> None:
+def _serve(jobs: _Jobs, signals: _Signals, notifier: Notifier, keep_lock: Callable[[], None]) -> None:
     """Run the jobs until a signal. Raises AnotherInstance, where the lock was lost to another daemon."""
-    jobs = _Jobs(site)
+    site = jobs.site
     with ExitStack() as resources:
         jobs.settle()
         jobs.desk.start()
@@ -180,8 +182,9 @@ class _Jobs:
     A job never raises: what goes wrong is logged with its hint, and the next run tries again.
     """
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, site: Site, steadiness: Steadiness) -> None:
         self.site = site
+        self._steadiness = steadiness
         self.stop = threading.Event()
         self.desk = DeskService(site)
         self._watchers: dict[str, Watcher] = {}
@@ -235,6 +238,9 @@ class _Jobs:
                 self.log(archive(self.site, tiers=[name], listener=self.hear, stop=self.stop), f"archive {name}")
 
     def expire(self) -> None:
+        if self._steadiness.leapt():
+            _LOG.warning("expire: the clock went ahead by more than an hour: no original is deleted for a day")
+            return
         with self._surviving("expire"):
             self.log(expire(self.site, datetime.now(UTC), listener=self.hear, stop=self.stop), "expire")
 

@@ -13,6 +13,7 @@ from archiver.catalog.rows import State
 from archiver.cli.main import cli
 from archiver.daemon import _Jobs
 from archiver.formats import Kind
+from archiver.steady import Steadiness
 from tests.fixtures_s3 import Bucket
 from tests.lifecycle.conftest import random_vault
 from tests.s3.world import World, make_world
@@ -102,7 +103,7 @@ def test_every_verb_takes_the_url_of_an_object(world: World, config: Path, tmp_p
 
 def test_the_daemons_jobs_act_on_buckets_too(world: World) -> None:
     with world.site(scanned=False) as site:
-        jobs = _Jobs(site)
+        jobs = _Jobs(site, Steadiness())
         jobs.scan()
         jobs.archive()
         assert set(world.states(site).values()) == {State.RELEASED}
