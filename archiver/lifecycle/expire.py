@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 from datetime import datetime
-from functools import partial
+from functools import cache, partial
 from threading import Event
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, HoldingRow, State
-from archiver.errors import ArchiverError, HeldOriginalDamaged
+from archiver.errors import ArchiverError, HeldOriginalDamaged, ProfileUnknown, WeightsDamaged
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
+from archiver.lifecycle.keeper import Keeper
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, failed, ignore
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
@@ -24,9 +25,10 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore, stop: Even
     """Delete every held original whose grace period is over at `now`.
 
     An original is only deleted while its placeholder or recalled image still carries the record and the record's
-    weights are in the vault; otherwise it is the last copy of something and stays, with a warning.
+    weights are whole in the vault; otherwise it is the last copy of something and stays, with a warning.
     """
     tally = Tally()
+    damage = cache(partial(_damage, site))  # weights may be large: they are read once a run
 
     def tell(outcome: Outcome) -> None:
         tally.add(outcome)
@@ -39,7 +41,7 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore, stop: Even
         tier = site.tier_of(row)
         if tier is None:
             continue  # nobody can look whether its placeholder stands: it is held until its tier has a name again
-        act = partial(site.keeper(tier).expire, held)
+        act = partial(_expired, site.keeper(tier), held, damage(site.catalog.record(held.record_id).profile))
         tell(attempt(tier.where(row.path), "expire", act, otherwise=Result.REFUSED))
     for tier in site.tiers.values():
         try:
@@ -50,6 +52,21 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore, stop: Even
         except ArchiverError as error:
             tell(failed(tier.where(""), "expire", error))
     return tally
+
+
+def _damage(site: Site, profile: bytes) -> ArchiverError | None:
+    """What is wrong with the weights that records name, which is all that their images can be made of from then on."""
+    try:
+        site.vault.prove(profile)
+    except (ProfileUnknown, WeightsDamaged) as error:
+        return error
+    return None
+
+
+def _expired(keeper: Keeper, held: HoldingRow, damage: ArchiverError | None) -> Outcome:
+    if damage is not None:
+        raise damage
+    return keeper.expire(held)
 
 
 def expire_file(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:

@@ -21,7 +21,7 @@ from archiver.codec import label_map
 from archiver.codec.picture import Picture
 from archiver.codec.record import Record, Scheme, Section, SectionKind
 from archiver.config import Settings
-from archiver.errors import FileModified, HeldOriginalDamaged, PlaceholderDamaged
+from archiver.errors import FileModified, HeldOriginalDamaged, PlaceholderDamaged, WeightsDamaged
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
 from archiver.lifecycle.outcome import Outcome, Result
@@ -30,6 +30,7 @@ from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site, open_site
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
+from archiver.models.vault import Vault
 from tests.lifecycle.conftest import photograph, row_of, scan_all
 from tests.lifecycle.dying import tracked_files
 
@@ -238,6 +239,26 @@ def test_expire_keeps_the_original_when_the_placeholder_is_damaged(site: Site, t
     expire(site, datetime.now(UTC) + timedelta(days=31), listener=outcomes.append)
     assert isinstance(outcomes[0].error, PlaceholderDamaged)
     assert len(os.listdir(tier_root / ".archiver" / "holding")) == 1
+
+
+@pytest.mark.parametrize("how", ["rotten", "cut short"])
+def test_expire_keeps_the_original_when_its_weights_are_damaged(
+    site: Site, tier_root: Path, tmp_path: Path, how: str
+) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    shutil.copytree(site.vault.path, tmp_path / "damaged", symlinks=True)
+    whole, site.vault = site.vault, Vault(tmp_path / "damaged")
+    weights = max((tmp_path / "damaged" / "objects").iterdir(), key=lambda file: file.stat().st_size)
+    weights.chmod(0o644)
+    with weights.open("r+b") as file:
+        file.truncate(1000) if how == "cut short" else file.write(b"rot")
+    outcomes: list[Outcome] = []
+    expire(site, datetime.now(UTC) + timedelta(days=31), listener=outcomes.append)
+    assert isinstance(outcomes[0].error, WeightsDamaged)
+    assert len(os.listdir(tier_root / ".archiver" / "holding")) == 1
+    site.vault = whole
+    assert expire(site, datetime.now(UTC) + timedelta(days=31)).counts == {("expire", Result.DONE): 1}
 
 
 def test_expire_deletes_the_original_of_an_image_that_was_written_over(site: Site, tier_root: Path) -> None:
