@@ -228,7 +228,9 @@ class _Run:
                 return None
             return _load(self.site, task)
         except ImageRefused as error:
-            if error.facts["reason"] in (Refusal.PLACEHOLDER, Refusal.GENERATED):
+            if task.row.state is State.RELEASED and error.facts["reason"] is Refusal.PLACEHOLDER:
+                self._tell(Outcome(task.path, "release", Result.SKIPPED, "already released"))
+            elif error.facts["reason"] in (Refusal.PLACEHOLDER, Refusal.GENERATED):
                 act = partial(self._keeper(task).adopt, task.row)
                 self._tell(attempt(task.path, "adopt", act, otherwise=Result.REFUSED))
             else:

@@ -202,6 +202,12 @@ def test_a_copied_generated_image_is_never_encoded(site: Site, tier_root: Path) 
     assert row_of(site, copy).state is State.RECALLED
 
 
+def test_what_is_released_and_named_again_is_skipped(site: Site, tier_root: Path) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    assert archive(site, paths=[path]).counts == {("release", Result.SKIPPED): 1}
+
+
 def test_a_recalled_file_is_not_cold(site: Site, tier_root: Path) -> None:
     path = tier_root / "wide.jpg"
     rule = site.settings.rule[0].model_copy(update={"unused_for": timedelta(days=10)})
