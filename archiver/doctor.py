@@ -247,6 +247,11 @@ def _transcoder(settings: Settings, live: int) -> Iterator[Check]:
 
 
 def _catalog(settings: Settings) -> Iterator[Check]:
+    if settings.catalog_url.startswith("sqlite"):
+        # First, for on a full disk it cannot even be opened, and says "disk I/O error".
+        file = Path("/" + settings.catalog_url.partition(":///")[2].lstrip("/").partition("?")[0])
+        if file.exists():
+            yield from _database_file(file)
     with Catalog.open(settings.catalog_url) as catalog:
         yield Check("catalog", Verdict.OK, settings.redacted_url)
         damage = catalog.integrity()
@@ -260,8 +265,6 @@ def _catalog(settings: Settings) -> Iterator[Check]:
         else:
             yield Check("counters", Verdict.OK, "agree with the rows")
         yield from _unnamed_tiers(settings, catalog)
-    if settings.catalog_url.startswith("sqlite"):
-        yield from _database_file(Path("/" + settings.catalog_url.partition(":///")[2].lstrip("/").partition("?")[0]))
 
 
 def _unnamed_tiers(settings: Settings, catalog: Catalog) -> Iterator[Check]:
@@ -280,8 +283,11 @@ def _database_file(path: Path) -> Iterator[Check]:
     if path.stat().st_mode & stat.S_IWOTH:
         yield Check("catalog", Verdict.BROKEN, f"{path} can be written by everybody", f"chmod 600 {path}")
     free = shutil.disk_usage(path.parent).free
-    verdict = Verdict.OK if free > _LITTLE else Verdict.WARNING
-    yield Check("catalog's disk", verdict, f"{about_size(free)} free")
+    if free > _LITTLE:
+        yield Check("catalog's disk", Verdict.OK, f"{about_size(free)} free")
+    else:
+        hint = "Make room there: while it is full nothing is archived, recalled or given back."
+        yield Check("catalog's disk", Verdict.WARNING, f"{about_size(free)} free", hint)
 
 
 # -- tiers -------------------------------------------------------------------------------------------------------------

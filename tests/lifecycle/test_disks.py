@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 from fixtures_fs import Disk, FaultyDisk, run
 
+from archiver import doctor
 from archiver.catalog.rows import State
 from archiver.catalog.schema import upgrade
 from archiver.config import Settings
+from archiver.doctor import Verdict
 from archiver.errors import DiskFull, InputOutputError, ReadOnlyFilesystem
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.outcome import Outcome, Result
@@ -36,6 +38,18 @@ def site_on(disk: Disk, state: Path, vault: Path, **release: str) -> Iterator[Si
 
 def collect(into: list[Outcome]) -> Callable[[Outcome], None]:
     return into.append
+
+
+def test_doctor_says_that_the_catalogs_disk_is_full_where_the_catalog_cannot_say_so(
+    small_disk: Disk, tmp_path: Path, random_vault: Path
+) -> None:
+    settings = make_settings(small_disk.path, tmp_path, random_vault)
+    upgrade(settings.catalog_url)
+    small_disk.fill()
+    found = {check.subject: check for check in doctor._guarded("catalog", lambda: doctor._catalog(settings))}
+    assert found["catalog"].verdict is Verdict.BROKEN
+    assert found["catalog's disk"].verdict is Verdict.WARNING
+    assert "Make room" in found["catalog's disk"].hint
 
 
 def test_a_recall_onto_a_full_disk_leaves_placeholders(small_disk: Disk, tmp_path: Path, random_vault: Path) -> None:
