@@ -25,6 +25,7 @@ from archiver.errors import FileVanished
 from archiver.lifecycle.site import open_site
 from archiver.lifecycle.undo import undo
 from archiver.notify import Notifier
+from archiver.steady import Steadiness
 from archiver.tiers.protocol import Tier
 from archiver.tiers.report import ScanReport
 from tests.lifecycle.conftest import fill_with_photographs, make_settings, random_vault, row_of
@@ -249,5 +250,5 @@ def test_a_stop_answers_readers_before_it_waits_for_the_job_under_way(
 
     with open_site(make_settings(tmp_path, root, random_vault)) as site:
         threading.Thread(target=stop, daemon=True).start()
-        the_daemon._serve(site, signals, Notifier(), lambda: None)
+        the_daemon._serve(the_daemon._Jobs(site, Steadiness()), signals, Notifier(), lambda: None)
     assert waited_for == [(True, True)]
