@@ -11,6 +11,7 @@ from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Column
 from archiver.cli.reporter import report
 from archiver.cli.verb import VerbCommand
+from archiver.config import LocalTierSettings
 from archiver.lifecycle.site import open_site
 from archiver.units import parse_size
 
@@ -118,19 +119,29 @@ def reconcile(invocation: Invocation) -> int:
 
 @click.command(
     cls=VerbCommand,
-    example="archiver rebuild",
+    example="archiver rebuild\narchiver rebuild --accept photos   # its disk was replaced by a copy",
 )
+@click.option("--accept", "accepted", metavar="TIER", multiple=True, help="Take what stands at its root now for it.")
 @pass_invocation
-def rebuild(invocation: Invocation) -> int:
+def rebuild(invocation: Invocation, accepted: tuple[str, ...]) -> int:
     """Build the catalog anew from placeholders alone.
 
     For the day the catalog is lost: makes an empty one where there is none, scans every tier, opens each image and
     takes up those that carry a record, with the originals still held for them. Safe on a catalog that is only partly
     lost, and what sets one right that was put back from a backup.
+
+    A tier is one folder of one filesystem, so that a disk that is not mounted is never taken for an empty one. Where it
+    was copied to a new disk (with `.archiver`), restored or rolled back, --accept takes the new one for it: pins and
+    history stay, what is missing there is gone.
     """
     from archiver.catalog.schema import upgrade
     from archiver.lifecycle.rebuild import rebuild as run
 
+    folders = {tier.name for tier in invocation.settings.tier if isinstance(tier, LocalTierSettings)}
+    if unknown := set(accepted) - folders:
+        raise click.BadParameter(f"no folder is configured as tier {', '.join(sorted(unknown))}", param_hint="--accept")
     upgrade(invocation.settings.catalog_url)
     with open_site(invocation.settings) as site:
-        return report(invocation, "rebuilding", lambda listener, stop: run(site, listener=listener, stop=stop))
+        return report(
+            invocation, "rebuilding", lambda listener, stop: run(site, accept=accepted, listener=listener, stop=stop)
+        )

@@ -112,7 +112,10 @@ class TierUnreachable(ArchiverError):
     """tier {tier} cannot be reached: {reason}"""
 
     exit_code = 4
-    hint = "Nothing was changed: an unreachable tier is never read as deleted files. Is it mounted?"
+    hint = (
+        "Nothing was changed: an unreachable tier is never read as deleted files. Is it mounted? If its disk was "
+        "replaced by a copy: `archiver rebuild --accept TIER`."
+    )
 
 
 class TierBeingScanned(ArchiverError):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from threading import Event
 
@@ -21,14 +21,19 @@ ADOPTABLE = (State.RESIDENT, State.SUPERSEDED)
 _FORMS = {State.RELEASED: formats.Found.PLACEHOLDER, State.RECALLED: formats.Found.GENERATED}
 
 
-def rebuild(site: Site, *, listener: Listener = ignore, stop: Event | None = None) -> Tally:
+def rebuild(
+    site: Site, *, accept: Collection[str] = (), listener: Listener = ignore, stop: Event | None = None
+) -> Tally:
     """Scan every tier, then open each resident file and adopt those that carry a record.
 
     Safe on a catalog that is only partly lost, or older than the files: what it knows as released or recalled is left
-    as it is where that is so. Can be interrupted and run again. Raises TierUnreachable.
+    as it is where that is so. Can be interrupted and run again. `accept`: names of tiers for which another folder or
+    filesystem may stand in from now on, as a copy on a new disk. Raises TierUnreachable.
     """
     tally = Tally()
-    for tier in site.tiers.values():
+    for name, tier in site.tiers.items():
+        if name in accept:
+            site.catalog.forget_identity(site.tier_ids[name])
         scan(site.catalog, tier, stop=stop)
         for outcome in site.keeper(tier).rebuild(stop):
             arrow("rebuild.adopted")

@@ -296,6 +296,15 @@ def test_the_audit_lists_every_act_newest_first(standing: Installation) -> None:
     assert standing.run("audit", "--since", "soon").code == 2
 
 
+def test_a_tier_that_stands_on_another_disk_now_is_accepted_by_name(released: Installation) -> None:
+    old = released.photos.rename(released.photos.with_name("old"))
+    shutil.copytree(old, released.photos, symlinks=True)
+    assert "rebuild --accept" in released.run("scan").err
+    assert released.run("rebuild", "--accept", "nowhere").code == 2
+    released.run("rebuild", "--accept", "photos").ok()
+    assert states(released) == {"released": 3}
+
+
 def test_every_verb_speaks_json(released: Installation) -> None:
     rome = released.photos / "rome.jpg"
     for args in (

@@ -1,10 +1,11 @@
 """A catalog that was put back from a backup: files were recalled, released and given back since, and it knows nothing
-of that.
+of that. A tier that was: it stands on another disk.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from archiver.catalog.rows import State
+from archiver.catalog.schema import upgrade
 from archiver.config import Settings
+from archiver.errors import TierUnreachable
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
 from archiver.lifecycle.outcome import Result
@@ -101,3 +104,33 @@ def test_what_was_given_back_and_released_again_has_its_whole_grace_period(
     assert row_of(older, path).state is State.RELEASED
     assert undo(older, [path]).count("undo", Result.DONE) == 1
     assert path.read_bytes() == original
+
+
+@pytest.mark.parametrize("recalled", [False, True], ids=["released", "recalled"])
+def test_a_tier_that_was_copied_to_a_new_disk_is_accepted_with_all_it_had(
+    settings: Settings, tier_root: Path, recalled: bool
+) -> None:
+    path, other, pinned = (tier_root / name for name in ("wide.jpg", "2019/d.png", "2019/a.jpg"))
+    original = path.read_bytes()
+    upgrade(settings.catalog_url)
+    with open_site(settings) as site:
+        scan_all(site)
+        site.catalog.pin(site.tier_ids["photos"], "2019/a.jpg")
+        archive(site, paths=[path, other, pinned])
+        if recalled:
+            recall(site, [path])
+    old = tier_root.rename(tier_root.with_name("old"))
+    shutil.copytree(old, tier_root, symlinks=True)
+    with open_site(settings) as site:
+        with pytest.raises(TierUnreachable):
+            scan_all(site)
+        rebuild(site, accept=["photos"])
+        assert row_of(site, path).state is (State.RECALLED if recalled else State.RELEASED)
+        assert row_of(site, pinned).state is State.RESIDENT
+        assert [str(one.path) for one in site.catalog.pins()] == ["2019/a.jpg"]
+        assert verify(site).exit_code == 0
+        assert undo(site, [path]).count("undo", Result.DONE) == 1
+        assert path.read_bytes() == original
+        assert expire(site, datetime.now(UTC) + timedelta(days=60)).counts == {("expire", Result.DONE): 1}
+        assert site.catalog.holding_for(row_of(site, other).id) is None
+        assert os.listdir(tier_root / ".archiver" / "holding") == []
