@@ -113,6 +113,8 @@ class RecallDesk:
         deadline = time.monotonic() + (limit if patience is None else min(limit, patience))
         reader = Reader(asker, answer, pidfd, deadline)
         place = Place(path=place_of(self._site, fd).path) if self._stopping else place_of(self._site, fd)
+        if place.is_an_archivers:  # who reads there acts on it, and holds it locked
+            return self._turn_away(reader, fd, place, Verdict(0, Ending.PLACEHOLDER))
         tier = place.tier.name if place.tier else None
         ruling = self._rules.judge(asker, tier, place.relative if place.tier else None)
         reader.rule = ruling.rule

@@ -21,6 +21,11 @@ class Place:
     tier: LocalTier | None = None
     relative: str = ""
 
+    @property
+    def is_an_archivers(self) -> bool:
+        """Whether it lies in what is an archiver's own on a tier, perhaps of another installation."""
+        return AREA in self.path.parts
+
 
 def place_of(site: Site, fd: int) -> Place:
     """The place of an open file, by the path that the kernel has for its descriptor now."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,6 +127,17 @@ def test_a_rule_can_give_the_placeholder_or_refuse_without_a_decode(site: Site, 
         assert desk.report().refused == 1
     assert gate.decodes == 0
     assert released[0].read_bytes() == before
+
+
+def test_what_another_installation_is_at_work_on_is_not_recalled(site: Site, released: list[Path]) -> None:
+    gate = Gate(site)
+    area = released[0].parent / "other" / ".archiver" / "holding"
+    area.mkdir(parents=True)
+    part = Path(shutil.copy(released[0], area / "0-0.part"))
+    with desk_of(site, on_failure="error") as desk:
+        verdict = ask(desk, part).verdict()
+    assert (verdict.errno, verdict.ending) == (0, Ending.PLACEHOLDER)
+    assert gate.decodes == 0
 
 
 def test_where_only_the_command_recalls_readers_get_the_placeholder(site: Site, released: list[Path]) -> None:
