@@ -77,8 +77,9 @@ class Reporter:
         return f"{self._what}: " + ", ".join(counts)
 
     def _print(self, outcome: Outcome) -> None:
-        line = Text.assemble((f"{outcome.result:<8}", _STYLES[outcome.result]), printable(str(outcome.path)))
-        detail = outcome.reason or _gain(outcome)
+        path = str(outcome.path)  # which most reasons begin with
+        line = Text.assemble((f"{outcome.result:<8}", _STYLES[outcome.result]), printable(path))
+        detail = outcome.reason.removeprefix(path).lstrip(": ") or _gain(outcome)
         line.append(f"  {outcome.act}" + (f": {printable(detail)}" if detail else ""), style="dim")
         # Only the bar's own console can print above it; where stdout goes elsewhere the two do not meet.
         console = self._progress.console if self._progress and sys.stdout.isatty() else self._output.out

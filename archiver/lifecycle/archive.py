@@ -365,7 +365,7 @@ class _Run:
 
     def _note(self, task: Task, error: ArchiverError, rungs: Sequence[Rung] = ()) -> None:
         """Into the catalog and the audit, so that a file is not tried again before it changes."""
-        detail = "; ".join(map(str, rungs)) or error.message
+        detail = "; ".join(map(str, rungs)) or error.message.removeprefix(f"{error.kind}: ")
         self.site.catalog.refuse([Refused(task.row.id, task.row.version, error.kind, detail, task.act.rule)])
 
     def _tell(self, outcome: Outcome) -> None:

@@ -107,7 +107,7 @@ def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
     subject.require_unchanged()
     with subject.reader() as file:
         if formats.look(file) in (formats.Found.ORDINARY, formats.Found.EDITED):
-            raise FileModified(path=subject.path, state=subject.row.state.label)
+            raise FileModified(path=subject.path, state=State.RELEASED.label)
     if subject.row.state is State.RECALLED and fileops.sha256_of(subject.fd) != site.catalog.recalled_hash(
         subject.row.id
     ):

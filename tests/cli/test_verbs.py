@@ -179,6 +179,7 @@ def test_undo_of_what_somebody_wrote_over_tells_the_way_to_both_versions(release
     assert "archiver undo --to DIR copies it" in released.run("status", rome).ok().out
     answer = released.run("undo", rome)
     assert answer.code == 1
+    assert f"{rome}  undo: was changed since it was released" in answer.out
     assert "hint: It is treated as a new original. `archiver undo --to DIR` puts" in answer.out
 
 

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import pytest
 
 from archiver import formats
-from archiver.catalog.rows import State
+from archiver.catalog.rows import Act, State
 from archiver.codec.picture import Picture
 from archiver.errors import (
     ArchiverError,
@@ -217,6 +217,8 @@ def test_one_bad_file_does_not_stop_the_others(site: Site, tier_root: Path) -> N
     reasons = {outcome.path.name: outcome.reason for outcome in outcomes if outcome.result is Result.REFUSED}
     assert set(reasons) == {"broken.jpg", "empty.png", "text.jpg"}
     assert "truncated" in reasons["broken.jpg"]
+    told = {row.path: row.detail for row in site.catalog.audit_rows() if row.act is Act.REFUSED}
+    assert told["broken.jpg"] == reasons["broken.jpg"]
 
 
 def _record_only(site: Site, path: Path) -> None:
