@@ -235,6 +235,19 @@ def test_each_copy_of_an_image_has_its_own_original(
         assert world.ours("holding") == []
 
 
+def test_originals_that_an_earlier_archiver_held_are_found(either: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their names were made of the object's own number, which all its copies share."""
+    with either.site() as site:
+        with monkeypatch.context() as earlier:
+            earlier.setattr("archiver.s3.releasing.held_number", lambda _key, inode: inode)
+            earlier.setattr("archiver.s3.held.held_number", lambda _key, inode: inode)
+            assert not archive(site).exit_code
+        assert not verify(site).exit_code
+        for key in either.originals:
+            assert undo(site, [either.url(key)]).count("undo", Result.DONE) == 1, key
+            assert either.get(key) == either.originals[key]
+
+
 @pytest.mark.parametrize("holding", ["auto", "version"])
 def test_originals_are_held_whether_or_not_versions_go_on_being_kept(
     tmp_path: Path, versioned_bucket: Bucket, random_vault: Path, holding: str
