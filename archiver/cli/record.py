@@ -69,6 +69,8 @@ def _unnoticed(invocation: Invocation) -> AbstractContextManager[RecallClient | 
 
 
 def _from_file(invocation: Invocation, path: Path) -> Shown | None:
+    if not path.is_file():
+        return None  # the catalog may know what stood there
     with _unnoticed(invocation), path.open("rb") as file:
         envelope = formats.read_envelope(file)
         if envelope is None:

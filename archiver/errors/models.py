@@ -217,7 +217,10 @@ class DecoderUnreachable(ArchiverError):
     """the decoder {where} cannot be reached: {reason}"""
 
     exit_code = 6
-    hint = "Is `archiver decoder serve` running there? `archiver decoder status` asks it. Nothing was changed."
+    hint = (
+        "Is `archiver decoder serve` running there? `archiver decoder status` asks it; `ca_file` under [decoder] names "
+        "who vouches for a certificate of your own. Nothing was changed."
+    )
 
 
 class DecoderRefused(ArchiverError):

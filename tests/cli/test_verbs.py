@@ -286,8 +286,9 @@ def test_a_record_is_shown_from_a_copy_of_a_placeholder_without_any_catalog(
 def test_a_file_without_a_record_says_so(scanned: Installation, tmp_path: Path) -> None:
     assert scanned.run("record", "show", scanned.photos / "rome.jpg").code == 5
     shutil.copy(scanned.photos / "rome.jpg", tmp_path / "elsewhere.jpg")
-    refused = scanned.run("record", "show", tmp_path / "elsewhere.jpg")
-    assert refused.code == 5 and "there is no record" in refused.err
+    for name in ("elsewhere.jpg", "mistyped.jpg", "."):
+        refused = scanned.run("record", "show", tmp_path / name)
+        assert refused.code == 5 and "there is no record" in refused.err
 
 
 def test_the_audit_lists_every_act_newest_first(standing: Installation) -> None:
