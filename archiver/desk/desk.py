@@ -360,6 +360,9 @@ class RecallDesk:
             return picture.result()
         except CancelledError:
             raise Unwanted from None
+        finally:
+            with self._lock:
+                job.picture = None  # it is large, and a thread knows its job until it has the next one
 
     def begin_to_write(self, job: Job) -> bool:
         """Whether anybody still waits for the file."""

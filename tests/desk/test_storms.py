@@ -7,19 +7,21 @@ import os
 import resource
 import shutil
 import threading
+import weakref
 from pathlib import Path
 
 import pytest
 
 from archiver import formats
 from archiver.catalog.rows import State
-from archiver.decoder.engine import Priority
+from archiver.decoder.engine import Generated, Priority
 from archiver.desk.asker import Asker
 from archiver.desk.budget import Budget
 from archiver.desk.history import Ending
 from archiver.desk.waiting import FairQueue
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site
+from tests.access.watching import until
 from tests.desk.conftest import Gate, Waiting, ask, at_rest, desk_of
 from tests.lifecycle.conftest import row_of
 
@@ -168,3 +170,21 @@ def test_a_verdict_that_does_not_reach_its_reader_holds_nobody_up(site: Site, re
         other: Waiting = ask(desk, released[0])
         assert other.verdict().errno == 0
         assert ask(desk, released[1]).verdict().ending is Ending.RECALLED
+
+
+def test_the_picture_of_a_recall_is_kept_no_longer_than_the_recall(
+    site: Site, released: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures: list[weakref.ref[object]] = []
+    generate = site.engine.generate
+
+    def watched(*args: object, **how: object) -> list[Generated]:
+        made = generate(*args, **how)
+        pictures.extend(weakref.ref(one.pixels) for one in made)
+        return made
+
+    monkeypatch.setattr(site.engine, "generate", watched)
+    with desk_of(site, deadline="1h") as desk:
+        for path in released[:3]:
+            assert ask(desk, path).verdict().ending is Ending.RECALLED
+        until(lambda: len(pictures) == 3 and all(picture() is None for picture in pictures))
