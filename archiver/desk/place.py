@@ -24,7 +24,7 @@ class Place:
     @property
     def is_an_archivers(self) -> bool:
         """Whether it lies in what is an archiver's own on a tier, perhaps of another installation."""
-        return AREA in self.path.parts
+        return AREA in (Path(self.relative) if self.tier else self.path).parts
 
 
 def place_of(site: Site, fd: int) -> Place:
