@@ -46,10 +46,10 @@ class Tiers(Recorder):
                     connection.execute(update(Tier).where(Tier.id == tier_id).values(root=root, identity=known))
             return tier_row(connection.execute(select(Tier.__table__).where(Tier.id == tier_id)).mappings().one())
 
-    def forget_identity(self, tier_id: int) -> None:
-        """Let the next scan take the folder that stands at a tier's root for the tier, whichever it is."""
+    def accept_identity(self, tier_id: int, identity: str) -> None:
+        """Take another folder or filesystem for the tier from now on, because somebody said so."""
         with self._write() as connection:
-            connection.execute(update(Tier).where(Tier.id == tier_id).values(identity=""))
+            connection.execute(update(Tier).where(Tier.id == tier_id).values(identity=identity))
 
     def tiers(self) -> list[TierRow]:
         """Every tier, by name."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterator
 from functools import partial
 from threading import Event
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, State
+from archiver.errors import TierUnreachable
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, ignore
@@ -31,15 +33,24 @@ def rebuild(
     filesystem may stand in from now on, as a copy on a new disk. Raises TierUnreachable.
     """
     tally = Tally()
-    for name, tier in site.tiers.items():
-        if name in accept:
-            site.catalog.forget_identity(site.tier_ids[name])
+    for local in site.local_tiers:
+        if local.name in accept:
+            _accept(site, local)
+    for tier in site.tiers.values():
         scan(site.catalog, tier, stop=stop)
         for outcome in site.keeper(tier).rebuild(stop):
             arrow("rebuild.adopted")
             tally.add(outcome)
             listener(outcome)
     return tally
+
+
+def _accept(site: Site, tier: LocalTier) -> None:
+    """Take what stands at a tier's root for it. Raises TierUnreachable, for an empty folder too: a disk goes there."""
+    tier.expect(None)
+    if not os.listdir(tier.root_fd):
+        raise TierUnreachable(tier=tier.name, reason=f"{tier.root} is empty")
+    site.catalog.accept_identity(site.tier_ids[tier.name], str(tier.check()))
 
 
 def rebuild_files(site: Site, tier: LocalTier, stop: Event | None) -> Iterator[Outcome]:

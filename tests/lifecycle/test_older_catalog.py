@@ -120,6 +120,13 @@ def test_a_tier_that_was_copied_to_a_new_disk_is_accepted_with_all_it_had(
         if recalled:
             recall(site, [path])
     old = tier_root.rename(tier_root.with_name("old"))
+    tier_root.mkdir()
+    with open_site(settings) as site:
+        known = site.catalog.tiers()
+        with pytest.raises(TierUnreachable, match="is empty"):
+            rebuild(site, accept=["photos"])
+        assert site.catalog.tiers() == known, "nothing but the old disk is the tier"
+    tier_root.rmdir()
     shutil.copytree(old, tier_root, symlinks=True)
     with open_site(settings) as site:
         with pytest.raises(TierUnreachable):
