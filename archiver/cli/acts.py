@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from threading import Event
 
 import click
 
@@ -10,8 +12,9 @@ from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.reporter import report
 from archiver.cli.verb import VerbCommand
 from archiver.cli.where import where
-from archiver.lifecycle.site import open_site
-from archiver.tiers.protocol import Where
+from archiver.lifecycle.outcome import Listener, Tally
+from archiver.lifecycle.site import Site, open_site
+from archiver.tiers.protocol import Tier, Where
 
 
 @click.command(
@@ -46,8 +49,11 @@ def archive(invocation: Invocation, targets: tuple[str, ...], limit: int | None,
     from archiver.lifecycle.archive import archive as run
 
     with open_site(invocation.settings) as site:
-        return report(
+        concerned = _tiers(site, paths) if paths is not None else [site.tiers[name] for name in names or site.tiers]
+        return _report(
             invocation,
+            site,
+            concerned,
             "archiving",
             lambda listener, stop: run(site, tiers=names, paths=paths, limit=limit, listener=listener, stop=stop),
         )
@@ -71,7 +77,13 @@ def recall(invocation: Invocation, paths: tuple[Where, ...]) -> int:
     from archiver.lifecycle.recall import recall as run
 
     with open_site(invocation.settings) as site:
-        return report(invocation, "recalling", lambda listener, stop: run(site, paths, listener=listener, stop=stop))
+        return _report(
+            invocation,
+            site,
+            _tiers(site, paths),
+            "recalling",
+            lambda listener, stop: run(site, paths, listener=listener, stop=stop),
+        )
 
 
 @click.command(
@@ -98,9 +110,35 @@ def undo(invocation: Invocation, paths: tuple[Where, ...], to: Path | None) -> i
     from archiver.lifecycle.undo import undo as run
 
     with open_site(invocation.settings) as site:
-        return report(
-            invocation, "undoing", lambda listener, stop: run(site, paths, to=to, listener=listener, stop=stop)
+        return _report(
+            invocation,
+            site,
+            _tiers(site, paths),
+            "undoing",
+            lambda listener, stop: run(site, paths, to=to, listener=listener, stop=stop),
         )
+
+
+def _tiers(site: Site, paths: Iterable[Where]) -> list[Tier]:
+    """The tiers that paths lie in, each once. Raises NotInAnyTier, TierNotScanned."""
+    return list({tier.name: tier for tier in (site.locate(path).tier for path in paths)}.values())
+
+
+def _report(
+    invocation: Invocation,
+    site: Site,
+    tiers: Iterable[Tier],
+    what: str,
+    run: Callable[[Listener, Event], Tally],
+) -> int:
+    """As `report`, once what a crash left in those tiers is settled."""
+    from archiver.lifecycle.reconcile import settle_first
+
+    return report(
+        invocation,
+        what,
+        lambda listener, stop: settle_first(site, tiers, listener).include(run(listener, stop)),
+    )
 
 
 def _targets(invocation: Invocation, targets: tuple[str, ...]) -> tuple[list[str] | None, list[Where] | None]:

@@ -109,7 +109,8 @@ def expire(invocation: Invocation) -> int:
 def reconcile(invocation: Invocation) -> int:
     """Finish or take back what a crash left.
 
-    The daemon does it at every start. Running it twice changes nothing.
+    The daemon does it at every start, and archive, recall and undo do it in the tiers they act on. Running it twice
+    changes nothing.
     """
     from archiver.lifecycle.reconcile import reconcile as run
 

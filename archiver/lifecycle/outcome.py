@@ -96,6 +96,15 @@ class Tally:
             # A release tells the size of its record, too; it is the same record.
             self.record_bytes += outcome.record_bytes if outcome.act != "release" else 0
 
+    def include(self, other: Tally) -> Tally:
+        """This one, with the totals of another run in it."""
+        self.counts += other.counts
+        self.reasons += other.reasons
+        self.bytes_before += other.bytes_before
+        self.bytes_after += other.bytes_after
+        self.record_bytes += other.record_bytes
+        return self
+
     def count(self, act: str, result: Result) -> int:
         return self.counts[act, result]
 

@@ -8,7 +8,7 @@ nothing.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,6 +22,7 @@ from archiver.errors import (
     NotRegular,
     PlaceholderDamaged,
     RecordVersionUnknown,
+    TierUnreachable,
 )
 from archiver.formats import BLOCK, Envelope, Kind, Metadata
 from archiver.lifecycle import journal
@@ -33,23 +34,40 @@ from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import locked
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
+from archiver.tiers.protocol import Tier
 
 
 def reconcile(site: Site, listener: Listener = ignore) -> Tally:
     """Settle what dead processes left in every tier's journal. A tier out of reach is an outcome; the others go on."""
     tally = Tally()
-
-    def tell(outcome: Outcome) -> None:
-        tally.add(outcome)
-        listener(outcome)
-
     for tier in site.tiers.values():
         try:
-            for outcome in site.keeper(tier).settle():
-                tell(outcome)
+            _settle_all(site, tier, tally, listener)
         except (ArchiverError, OSError) as error:
-            tell(Outcome(tier.where(""), "reconcile", Result.FAILED, str(error)))
+            _tell(Outcome(tier.where(""), "reconcile", Result.FAILED, str(error)), tally, listener)
     return tally
+
+
+def settle_first(site: Site, tiers: Iterable[Tier], listener: Listener) -> Tally:
+    """Settle what dead processes left in these tiers, before an act that would meet files the catalog is wrong about.
+
+    A tier out of reach is passed over: the act itself says so. Raises ArchiverError, OSError.
+    """
+    tally = Tally()
+    for tier in tiers:
+        with suppress(TierUnreachable):
+            _settle_all(site, tier, tally, listener)
+    return tally
+
+
+def _settle_all(site: Site, tier: Tier, tally: Tally, listener: Listener) -> None:
+    for outcome in site.keeper(tier).settle():
+        _tell(outcome, tally, listener)
+
+
+def _tell(outcome: Outcome, tally: Tally, listener: Listener) -> None:
+    tally.add(outcome)
+    listener(outcome)
 
 
 def settle_left_behind(site: Site, tier: LocalTier) -> Iterator[Outcome]:
