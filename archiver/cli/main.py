@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -118,11 +118,12 @@ class Program(click.Group):
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit with the documented code."""
         invocation = Invocation()
+        words = (args[0] if args else extra.get("args")) or sys.argv[1:]
         given = {"prog_name": "archiver", **extra, "standalone_mode": False, "obj": invocation}
-        sys.exit(_guarded(lambda: super(Program, self).main(*args, **given), invocation))
+        sys.exit(_guarded(lambda: super(Program, self).main(*args, **given), invocation, words))
 
 
-def _guarded(run: Callable[[], object], invocation: Invocation) -> int:
+def _guarded(run: Callable[[], object], invocation: Invocation, words: Sequence[str]) -> int:
     try:
         code = run()
         sys.stdout.flush()
@@ -130,7 +131,8 @@ def _guarded(run: Callable[[], object], invocation: Invocation) -> int:
     except click.exceptions.Exit as end:
         return end.exit_code
     except click.ClickException as error:
-        return _usage(error, invocation)
+        # A mistake that comes before --json ended the parsing there; a script still reads what it asked for.
+        return _usage(error, as_json=invocation.as_json or "--json" in words)
     except (click.Abort, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except (_ReaderGone, BrokenPipeError):
@@ -141,8 +143,8 @@ def _guarded(run: Callable[[], object], invocation: Invocation) -> int:
         return _report(error, invocation)
 
 
-def _usage(error: click.ClickException, invocation: Invocation) -> int:
-    if invocation.as_json:
+def _usage(error: click.ClickException, *, as_json: bool) -> int:
+    if as_json:
         failure = {"type": "error", "error": "Usage", "message": error.format_message(), "hint": "", "exit_code": 2}
         sys.stderr.write(json.dumps(failure) + "\n")
     else:

@@ -94,6 +94,12 @@ def test_a_failure_is_json_where_json_was_asked_for(tmp_path: Path) -> None:
     )
 
 
+def test_a_mistake_before_json_is_json_too() -> None:
+    done = run("undo", "--bogus", "--json")
+    failure = json.loads(done.stderr)
+    assert (done.returncode, failure["error"], failure["exit_code"]) == (2, "Usage", 2)
+
+
 def test_a_wrong_option_exits_with_2_and_names_the_near_verb() -> None:
     done = run("stats")
     assert done.returncode == 2
