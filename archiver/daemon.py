@@ -43,6 +43,7 @@ from archiver.tiers.protocol import Tier
 from archiver.tiers.report import ScanReport
 from archiver.tiers.scan import scan
 from archiver.tiers.watch import Watcher
+from archiver.units import counted
 
 _LOG = logging.getLogger("archiver.daemon")
 _FIRST_RUN = timedelta(seconds=1)  # after the start; afterwards the intervals of the configuration hold
@@ -127,7 +128,7 @@ def _serve(jobs: _Jobs, signals: _Signals, notifier: Notifier, keep_lock: Callab
             for tier in site.local_tiers:
                 resources.enter_context(jobs.watched(tier))
         scheduler.start()
-        notifier.ready(f"watching {len(site.tiers)} tiers")
+        notifier.ready(f"watching {counted(len(site.tiers), 'tier')}")
         _LOG.info("started", extra={"tiers": len(site.tiers)})
         while not signals.wait(notifier.interval):
             # The main thread only waits, so the watchdog is fed on behalf of the scheduler: a dead scheduler starves

@@ -37,7 +37,7 @@ from archiver.errors import (
 from archiver.lifecycle import journal
 from archiver.models.vault import Vault
 from archiver.tiers.local import Abilities, LocalTier
-from archiver.units import about_duration, about_size
+from archiver.units import about_duration, about_size, counted
 
 _LIBRARIES = ("torch", "diffusers", "safetensors", "efficientnet_lite_pytorch")
 _LITTLE = 200 * 10**6  # bytes; a catalog that cannot grow stops everything
@@ -274,7 +274,7 @@ def _unnamed_tiers(settings: Settings, catalog: Catalog) -> Iterator[Check]:
         tracked = sum(count.files for count in known.states)
         if known.tier.name in named or not tracked:
             continue
-        found = f"not in the configuration: {tracked:,} files, {known.held_files:,} originals held"
+        found = f"not in the configuration: {counted(tracked, 'file')}, {counted(known.held_files, 'original')} held"
         hint = "Nothing there is verified or expires, and its pins protect nothing, until it is named so again."
         yield Check(f"tier {known.tier.name}", Verdict.WARNING, found, hint)
 

@@ -43,8 +43,13 @@ def about_duration(value: timedelta) -> str:
     for unit, word in (("d", "day"), ("h", "hour"), ("m", "minute"), ("s", "second")):
         count = value // timedelta(seconds=_SECONDS[unit])
         if count or unit == "s":
-            return f"{count} {word}{'' if count == 1 else 's'}"
+            return counted(count, word)
     raise AssertionError("unreachable")
+
+
+def counted(count: int, noun: str) -> str:
+    """Write a number of things for a sentence: "1 image", "1,200 images"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def parse_size(value: object) -> object:

@@ -23,7 +23,7 @@ from archiver.lifecycle.plan import Explanation, PlannedAct, PlanSummary
 from archiver.lifecycle.policy import Why
 from archiver.lifecycle.site import Site, open_site
 from archiver.lifecycle.worth import Purse
-from archiver.units import about_size
+from archiver.units import about_size, counted
 
 if TYPE_CHECKING:
     from archiver.tiers.protocol import Tier, Where
@@ -63,7 +63,7 @@ def scan(invocation: Invocation, tiers: tuple[str, ...]) -> int:
                     report = run(
                         site.catalog,
                         site.tiers[name],
-                        progress=lambda at: say(f"{at.files:,} files in {at.directories:,} folders: {at.path}"),
+                        progress=lambda at: say(f"{_amount(at.files, 'file', at.directories)}: {at.path}"),
                         stop=stop,
                     )
                     for outcome in adopt_moved(site, site.tiers[name], began) if report.changes.gone else ():
@@ -80,15 +80,19 @@ def scan(invocation: Invocation, tiers: tuple[str, ...]) -> int:
     return EXIT_INTERRUPTED if stop.is_set() else code
 
 
+def _amount(files: int, what: str, directories: int) -> str:
+    return f"{counted(files, what)} in {counted(directories, 'folder')}"
+
+
 def _print_scan(output: Output, report: ScanReport, moved: int) -> None:
     changes = ", ".join(f"{count:,} {what}" for what, count in report.changes._asdict().items() if count)
     skipped = [f"{count:,} {what}" for what, count in (*report.skipped.items(), *report.unsupported.items())]
     output.facts(
         [
-            ("found", f"{report.files:,} images in {report.directories:,} folders, {report.seconds:.1f} s"),
+            ("found", f"{_amount(report.files, 'image', report.directories)}, {report.seconds:.1f} s"),
             ("changes", changes or "none"),
             ("moved", f"{moved:,} of them were released or recalled elsewhere" if moved else None),
-            ("hard links", f"{report.hard_linked:,} files, never released" if report.hard_linked else None),
+            ("hard links", f"{counted(report.hard_linked, 'file')}, never released" if report.hard_linked else None),
             ("not tracked", ", ".join(skipped)),
             ("", None if report.complete else "the scan did not finish: nothing is read as deleted"),
         ],

@@ -14,7 +14,7 @@ from archiver.cli.verb import VerbCommand
 from archiver.cli.where import where
 from archiver.errors import EXIT_OK
 from archiver.tiers.protocol import Where
-from archiver.units import about_duration, about_size
+from archiver.units import about_duration, about_size, counted
 
 if TYPE_CHECKING:
     from archiver.desk.report import Report
@@ -96,7 +96,7 @@ def _print_tiers(output: Output, tiers: tuple[TierStatus, ...]) -> None:
 
 def _tier_facts(tier: TierStatus) -> list[tuple[str, Cell]]:
     summary = tier.summary
-    held = f"{summary.held_files:,} originals, {about_size(summary.held_bytes)}, free when their grace periods end"
+    held = f"{counted(summary.held_files, 'original')}, {about_size(summary.held_bytes)}"
     reachable = "" if summary.tier.reachable else "UNREACHABLE: nothing is read as deleted"
     first = "" if tier.first_scan_done_at else "not finished: nothing is archived before"
     has_released = bool(tier.released_bytes) and tier.given_back is not None
@@ -105,7 +105,7 @@ def _tier_facts(tier: TierStatus) -> list[tuple[str, Cell]]:
         ("last scan", human_time(tier.last_scan_at)),
         ("first scan", first),
         ("released", f"{about_size(tier.released_bytes)} of originals" if has_released else ""),
-        ("held", held if summary.held_files else ""),
+        ("held", f"{held}, free when their grace periods end" if summary.held_files else ""),
         ("given back", about_size(tier.given_back or 0) if has_released else ""),
     ]
 

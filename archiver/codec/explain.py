@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from archiver.codec import attention_map, codebook, colour_map, dct, embedding, label_map
 from archiver.codec.record import Record, Scheme, Section, SectionKind, Steering
+from archiver.units import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def explain(record: Record) -> Explanation:
 
 def _steering(steering: Steering) -> str:
     sampler = steering.sampler.name.lower().replace("_", "-")
-    words = [f"{sampler}, {steering.steps} steps, guidance {steering.guidance:g}"]
+    words = [f"{sampler}, {counted(steering.steps, 'step')}, guidance {steering.guidance:g}"]
     if steering.start is not None:
         words.append(f"from the colour map at t = {steering.start:.2f} T")
     if steering.linear is not None:
@@ -58,7 +59,7 @@ def _steering(steering: Steering) -> str:
     if steering.attention is not None:
         words.append(f"attention {steering.attention.strength:.2f} in the first {steering.attention.until:.0%}")
     if steering.embedding is not None:
-        words.append(f"embedding {steering.embedding.strength:.2f} in {steering.embedding.steps} steps")
+        words.append(f"embedding {steering.embedding.strength:.2f} in {counted(steering.embedding.steps, 'step')}")
     if steering.colours_condition:
         words.append("colours as a condition")
     return ", ".join(words)

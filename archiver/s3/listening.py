@@ -15,6 +15,7 @@ from archiver.lifecycle.site import Site, open_site
 from archiver.s3.hooking import open_queue
 from archiver.s3.listen import Batch, Listener, hear
 from archiver.s3.tier import S3Tier
+from archiver.units import counted
 
 
 def listen(
@@ -40,7 +41,7 @@ def listen(
         for tier in with_queue:
             by_url.setdefault(tier.settings.queue_url or "", []).append(tier)
         queues = [Listener(site, those, open_queue(those[0].settings, url), hear) for url, those in by_url.items()]
-        ready(f"listening to {len(queues)} queues for {len(with_queue)} tiers")
+        ready(f"listening to {counted(len(queues), 'queue')} for {counted(len(with_queue), 'tier')}")
         with ThreadPoolExecutor(len(queues), "listen") as threads:
             running = [threads.submit(queue.run, stop, report, once=once) for queue in queues]
             done, _ = wait(running, return_when=FIRST_EXCEPTION)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from archiver.catalog.rows import Applied
 from archiver.tiers.listing import Listing, Skip
+from archiver.units import counted
 
 _MOST_WARNINGS = 1000  # kept; further ones are counted
 
@@ -49,7 +50,8 @@ class ScanReport:
         """One line for the audit."""
         told = zip(self.changes._fields, self.changes, strict=True)
         changes = ", ".join(f"{count} {what}" for what, count in told if count) or "nothing changed"
-        return f"{self.files} files in {self.directories} folders: {changes}; {self.warned} warnings"
+        found = f"{counted(self.files, 'file')} in {counted(self.directories, 'folder')}"
+        return f"{found}: {changes}; {counted(self.warned, 'warning')}"
 
 
 @dataclass(slots=True)
