@@ -51,9 +51,8 @@ def begun(journal_fd: int, intent: Intent) -> Iterator[None]:
     """
     body = json.dumps(asdict(intent) | {"path": os.fsencode(intent.path).hex()}).encode()
     temporary = f".{intent.name}.part"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=journal_fd)
+    fd = _open_locked(journal_fd, temporary)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         with os.fdopen(os.dup(fd), "wb") as file:
             file.write(body)
         os.fsync(fd)
@@ -61,6 +60,20 @@ def begun(journal_fd: int, intent: Intent) -> Iterator[None]:
         fileops.fsync_directory(journal_fd)
         yield
     finally:
+        os.close(fd)
+
+
+def _open_locked(journal_fd: int, name: str) -> int:
+    """A new file, locked. Whoever looks for what was left behind takes it away if it is seen before it is locked."""
+    while True:
+        fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=journal_fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return fd
+        except BaseException:
+            os.close(fd)
+            raise
         os.close(fd)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from archiver.catalog.rows import State
 from archiver.catalog.schema import upgrade
 from archiver.config import Settings
+from archiver.lifecycle import journal
 from archiver.lifecycle import release as releasing
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.outcome import Outcome, Result
@@ -36,6 +38,24 @@ def test_an_act_under_way_is_left_to_the_process_that_does_it(
     assert archive(site, paths=[path]).count("release", Result.DONE) == 1
     assert others == [0]
     assert row_of(site, path).state is State.RELEASED
+
+
+def test_who_looks_for_what_was_left_takes_no_entry_that_is_being_written(
+    site: Site, tier_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tier,) = site.local_tiers
+    lock = fcntl.flock
+    looked: list[str] = []
+
+    def look_first(fd: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not looked:  # by who writes it; between its opening and its lock
+            looked.extend(os.listdir(tier.journal_fd))
+            assert list(journal.left_behind(tier.journal_fd)) == []
+        lock(fd, operation)
+
+    monkeypatch.setattr(journal.fcntl, "flock", look_first)
+    assert archive(site, paths=[tier_root / "wide.jpg"]).count("release", Result.DONE) == 1
+    assert len(looked) == 1
 
 
 ARROWS = (
