@@ -19,6 +19,7 @@ from archiver.access.client import RecallClient
 from archiver.access.protocol import How
 from archiver.catalog import Catalog
 from archiver.catalog.rows import TierRow
+from archiver.catalog.tiers import IDENTITY
 from archiver.codec import lossless
 from archiver.codec.record import NO_PROFILE, Scheme
 from archiver.config import LocalTierSettings, Settings, TierSettings, load
@@ -32,11 +33,13 @@ from archiver.errors import (
     CatalogTooNew,
     CatalogUnavailable,
     SystemRefused,
+    TierOfAnotherCatalog,
     from_os_error,
 )
 from archiver.lifecycle import journal
 from archiver.models.vault import Vault
 from archiver.tiers.local import Abilities, LocalTier
+from archiver.tiers.protocol import Tier
 from archiver.units import about_duration, about_size, counted
 
 _LIBRARIES = ("torch", "diffusers", "safetensors", "efficientnet_lite_pytorch")
@@ -296,15 +299,23 @@ def _database_file(path: Path) -> Iterator[Check]:
 def _tier(settings: Settings, tier: TierSettings) -> Iterator[Check]:
     with Catalog.open(settings.catalog_url) as catalog:
         row = next((row for row in catalog.tiers() if row.name == tier.name), None)
+        identity = catalog.setting(IDENTITY)
     if isinstance(tier, LocalTierSettings):
-        yield from _folder(settings, LocalTier(tier), row)
+        yield from _folder(settings, LocalTier(tier), row, identity)
     else:
         from archiver.s3.checkup import look_at
 
-        yield from look_at(tier, row)
+        yield from look_at(tier, row, identity)
 
 
-def _folder(settings: Settings, tier: LocalTier, row: TierRow | None) -> Iterator[Check]:
+def belonging(tier: Tier, identity: str | None) -> Iterator[Check]:
+    """Whether another catalog than the one of this identity has the tier. Raises ArchiverError, OSError."""
+    if tier.owner() not in ("", identity):
+        error = TierOfAnotherCatalog(tier=tier.name)
+        yield Check(f"tier {tier.name}", Verdict.WARNING, error.message, error.hint)
+
+
+def _folder(settings: Settings, tier: LocalTier, row: TierRow | None, identity: str | None) -> Iterator[Check]:
     subject = f"tier {tier.name}"
     try:
         tier.expect(row.identity if row else None)
@@ -316,6 +327,7 @@ def _folder(settings: Settings, tier: LocalTier, row: TierRow | None) -> Iterato
         if under_way:
             hint = "A crash left them; the next start of the daemon settles them, or `archiver reconcile`."
             yield Check(subject, Verdict.WARNING, f"{under_way} interrupted act(s)", hint)
+        yield from belonging(tier, identity)
         if row is None or row.first_scan_done_at is None:
             yield Check(subject, Verdict.WARNING, "never scanned", "`archiver scan`; nothing is archived before.")
     finally:

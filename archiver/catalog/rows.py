@@ -71,6 +71,7 @@ class Act(IntEnum):
     REACHABLE = 19
     VERIFIED = 20
     CORRECTED = 21
+    ACCEPTED = 22
 
     @property
     def label(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from sqlalchemy import RowMapping, delete, insert, select, text, update
@@ -11,6 +12,8 @@ from archiver.catalog.rows import Act, State, TierRow
 from archiver.catalog.tables import Counter, Setting, Tier
 from archiver.errors import NotTracked
 
+IDENTITY = "identity"
+_SET_ONCE = text("INSERT INTO setting (key, value) VALUES (:key, :value) ON CONFLICT (key) DO NOTHING")
 _SET = text(
     "INSERT INTO setting (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 )
@@ -48,8 +51,14 @@ class Tiers(Recorder):
 
     def accept_identity(self, tier_id: int, identity: str) -> None:
         """Take another folder or filesystem for the tier from now on, because somebody said so."""
-        with self._write() as connection:
-            connection.execute(update(Tier).where(Tier.id == tier_id).values(identity=identity))
+        with self._change() as ledger:
+            ledger.connection.execute(update(Tier).where(Tier.id == tier_id).values(identity=identity))
+            ledger.tell(Act.ACCEPTED, tier_id=tier_id, detail="another folder or filesystem stands for it")
+
+    def note_accepted(self, tier_id: int, detail: str) -> None:
+        """Write down that somebody had what stands there taken for the tier, and what was taken."""
+        with self._change() as ledger:
+            ledger.tell(Act.ACCEPTED, tier_id=tier_id, detail=detail)
 
     def tiers(self) -> list[TierRow]:
         """Every tier, by name."""
@@ -85,6 +94,15 @@ class Tiers(Recorder):
                 .values(last_scan_at=at, first_scan_done_at=at if first is None else first)
             )
             ledger.tell(Act.SCANNED, tier_id=tier_id, detail=detail)
+
+    def identity(self) -> str:
+        """What tells this catalog from every other, for as long as it lives; a backup of it has the same."""
+        known = self.setting(IDENTITY)
+        if known is None:
+            with self._write() as connection:
+                connection.execute(_SET_ONCE, {"key": IDENTITY, "value": str(uuid.uuid4())})
+                known = str(connection.scalar(select(Setting.value).where(Setting.key == IDENTITY)))
+        return known
 
     def setting(self, key: str) -> str | None:
         """A small fact that an earlier process left."""

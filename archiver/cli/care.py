@@ -129,7 +129,8 @@ def rebuild(invocation: Invocation, accepted: tuple[str, ...]) -> int:
 
     For the day the catalog is lost: makes an empty one where there is none, scans every tier, opens each image and
     takes up those that carry a record, with the originals still held for them. Safe on a catalog that is only partly
-    lost, and what sets one right that was put back from a backup.
+    lost, and what sets one right that was put back from a backup. A tier that was archived with another catalog is this
+    one's from then on.
 
     A tier is one folder of one filesystem, so that a disk that is not mounted is never taken for an empty one. Where it
     was copied to a new disk (with `.archiver`), restored or rolled back, --accept takes the new one for it: pins and

@@ -112,6 +112,7 @@ from archiver.errors.setup import (
     StateConflict,
     TierBeingScanned,
     TierNotScanned,
+    TierOfAnotherCatalog,
     TierUnknown,
     TierUnreachable,
 )
@@ -239,6 +240,7 @@ __all__ = [
     "SystemRefused",
     "TierBeingScanned",
     "TierNotScanned",
+    "TierOfAnotherCatalog",
     "TierUnknown",
     "TierUnreachable",
     "TooFewToLearnFrom",

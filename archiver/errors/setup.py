@@ -118,6 +118,16 @@ class TierUnreachable(ArchiverError):
     )
 
 
+class TierOfAnotherCatalog(ArchiverError):
+    """tier {tier} is archived with another catalog than this one"""
+
+    exit_code = 4
+    hint = (
+        "Nothing is released there and no original deleted: only that catalog knows until when they are held. Name it "
+        "as [catalog] url. Where it is lost or given up: `archiver rebuild` makes the tier this one's."
+    )
+
+
 class TierBeingScanned(ArchiverError):
     """tier {tier} is being scanned already"""
 

@@ -38,6 +38,7 @@ from archiver.errors import (
     Pinned,
     PlanCostsMore,
     ProfileUnknown,
+    TierOfAnotherCatalog,
     TranscodeRefused,
     TranscoderNotInstalled,
     WeightsDamaged,
@@ -49,6 +50,7 @@ from archiver.lifecycle import plan as planning
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.keeper import Keeper, Releasing
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Rung, Tally, attempt, failed, ignore
+from archiver.lifecycle.ownership import claim, require_own
 from archiver.lifecycle.placeholder import source_facts
 from archiver.lifecycle.plan import PlannedAct
 from archiver.lifecycle.site import Site
@@ -121,7 +123,8 @@ def archive(
     """Record and release what the rules call cold; with `paths`, those files now, whatever their age.
 
     Every check and gate holds in both cases. A file that is refused or fails stays as it is, is reported, and the
-    others go on. Raises TierNotScanned, TierUnreachable, NotInAnyTier, NotTracked and the errors of the models.
+    others go on. Raises TierNotScanned, TierUnreachable, NotInAnyTier, NotTracked, TierOfAnotherCatalog where that is
+    the tier of `paths`, and the errors of the models.
     """
     stop = stop or Event()
     with _Run(site, listener, stop) as run:
@@ -138,11 +141,12 @@ def _tasks(
     tiers: Sequence[str] | None,
     paths: Sequence[Where] | None,
     limit: int | None,
-    refuse: Callable[[Tier, PlanCostsMore], None],
+    refuse: Callable[[Tier, ArchiverError], None],
 ) -> Iterator[Task]:
     now = datetime.now(UTC)
     if paths is not None:
         for path in paths:
+            require_own(site, site.locate(path).tier)
             wanted = (State.RESIDENT, State.SUPERSEDED, State.RECORDED, State.RECALLED)
             for tier, row in islice(site.rows(path, wanted), limit):
                 yield Task(tier, planning.forced(row, tier.name, site.settings))
@@ -150,9 +154,10 @@ def _tasks(
     for name, tier in site.tiers.items():
         if tiers is None or name in tiers:
             try:
+                require_own(site, tier)
                 for act in planning.affordable(site.catalog, tier, site.settings, now, limit):
                     yield Task(tier, act)
-            except PlanCostsMore as error:
+            except (PlanCostsMore, TierOfAnotherCatalog) as error:
                 refuse(tier, error)  # and the other tiers go on
 
 
@@ -180,6 +185,7 @@ class _Run:
         self._coding: deque[Future[list[Encoded]]] = deque()
         self._finishing: deque[Future[None]] = deque()
         self._gathered: defaultdict[str, list[Releasing]] = defaultdict(list)  # by tier; the finisher's
+        self._claimed: set[str] = set()  # tiers; the finisher's
 
     def __enter__(self) -> Self:
         return self
@@ -202,7 +208,7 @@ class _Run:
         for name in self._gathered:
             self._finisher.submit(self._let_go, self.site.tiers[name]).result()
 
-    def refuse_plan(self, tier: Tier, error: PlanCostsMore) -> None:
+    def refuse_plan(self, tier: Tier, error: ArchiverError) -> None:
         """A whole tier is left as it is."""
         self._tell(Outcome(tier.where(""), "archive", Result.REFUSED, error.message, error=error))
 
@@ -332,8 +338,19 @@ class _Run:
     def _let_go(self, tier: Tier) -> None:
         gathered = self._gathered[tier.name]
         batch, gathered[:] = gathered[:], []
+        try:
+            self._claim(tier)
+        except ArchiverError as error:
+            for item in batch:
+                self._tell(failed(tier.where(item.row.path), "release", error))
+            return
         for outcome in self.site.keeper(tier).release(batch):
             self._tell(outcome)
+
+    def _claim(self, tier: Tier) -> None:
+        if tier.name not in self._claimed:
+            claim(self.site, tier)
+            self._claimed.add(tier.name)
 
     def _keeper(self, task: Task) -> Keeper:
         return self.site.keeper(task.tier)

@@ -14,6 +14,7 @@ from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.keeper import Keeper
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, failed, ignore
+from archiver.lifecycle.ownership import require_own
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
 from archiver.lifecycle.verify import check_placeholder
@@ -25,10 +26,12 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore, stop: Even
     """Delete every held original whose grace period is over at `now`.
 
     An original is only deleted while its placeholder or recalled image still carries the record and the record's
-    weights are whole in the vault; otherwise it is the last copy of something and stays, with a warning.
+    weights are whole in the vault; otherwise it is the last copy of something and stays, with a warning. In a tier that
+    is archived with another catalog none is.
     """
     tally = Tally()
     damage = cache(partial(_damage, site))  # weights may be large: they are read once a run
+    foreign = cache(partial(_foreign, site))
 
     def tell(outcome: Outcome) -> None:
         tally.add(outcome)
@@ -41,7 +44,8 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore, stop: Even
         tier = site.tier_of(row)
         if tier is None:
             continue  # nobody can look whether its placeholder stands: it is held until its tier has a name again
-        act = partial(_expired, site.keeper(tier), held, damage(site.catalog.record(held.record_id).profile))
+        problem = foreign(tier.name) or damage(site.catalog.record(held.record_id).profile)
+        act = partial(_expired, site.keeper(tier), held, problem)
         tell(attempt(tier.where(row.path), "expire", act, otherwise=Result.REFUSED))
     for tier in site.tiers.values():
         try:
@@ -63,9 +67,18 @@ def _damage(site: Site, profile: bytes) -> ArchiverError | None:
     return None
 
 
-def _expired(keeper: Keeper, held: HoldingRow, damage: ArchiverError | None) -> Outcome:
-    if damage is not None:
-        raise damage
+def _foreign(site: Site, name: str) -> ArchiverError | None:
+    """Why a tier's originals are not this catalog's to delete, or not now."""
+    try:
+        require_own(site, site.tiers[name])
+    except ArchiverError as error:
+        return error
+    return None
+
+
+def _expired(keeper: Keeper, held: HoldingRow, problem: ArchiverError | None) -> Outcome:
+    if problem is not None:
+        raise problem
     return keeper.expire(held)
 
 

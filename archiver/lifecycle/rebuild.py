@@ -13,6 +13,7 @@ from archiver.errors import TierUnreachable
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, ignore
+from archiver.lifecycle.ownership import take_over
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
 from archiver.tiers.local import LocalTier
@@ -30,7 +31,8 @@ def rebuild(
 
     Safe on a catalog that is only partly lost, or older than the files: what it knows as released or recalled is left
     as it is where that is so. Can be interrupted and run again. `accept`: names of tiers for which another folder or
-    filesystem may stand in from now on, as a copy on a new disk. Raises TierUnreachable.
+    filesystem may stand in from now on, as a copy on a new disk. A tier that was another catalog's is this one's from
+    then on. Raises TierUnreachable.
     """
     tally = Tally()
     for local in site.local_tiers:
@@ -38,6 +40,7 @@ def rebuild(
             _accept(site, local)
     for tier in site.tiers.values():
         scan(site.catalog, tier, stop=stop)
+        take_over(site, tier)
         for outcome in site.keeper(tier).rebuild(stop):
             arrow("rebuild.adopted")
             tally.add(outcome)

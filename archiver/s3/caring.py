@@ -13,6 +13,7 @@ from archiver.formats import Kind
 from archiver.lifecycle import exact
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.outcome import Outcome, Result, attempt
+from archiver.lifecycle.ownership import require_own
 from archiver.lifecycle.verify import Pace
 from archiver.s3.ground import Ground
 
@@ -81,6 +82,7 @@ def tidy(ground: Ground) -> Iterator[Outcome]:
     catalog, setting = ground.site.catalog, f"s3.tidied.{ground.tier.name}"
     if not catalog.tier(ground.tier_id).identity or time.time() - float(catalog.setting(setting) or 0) < _OFTEN:
         return  # never scanned, or tidied today
+    require_own(ground.site, ground.tier)
     listed = frozenset(held.name for held in catalog.holding_due(_EVER))
     for copy in ground.held.unlisted(listed):
         if ground.held.is_whole_elsewhere(copy):

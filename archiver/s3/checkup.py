@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from archiver.catalog.rows import TierRow
 from archiver.config import S3TierSettings
-from archiver.doctor import Check, Verdict
+from archiver.doctor import Check, Verdict, belonging
 from archiver.errors import ConditionIgnored
 from archiver.s3.objects import Abilities
 from archiver.s3.tier import JOURNAL, S3Tier
@@ -17,8 +17,11 @@ from archiver.units import about_duration
 _OLD_REPORT = timedelta(days=9)  # S3 writes them daily or weekly
 
 
-def look_at(settings: S3TierSettings, row: TierRow | None) -> Iterator[Check]:
-    """Every check of one tier; scratch objects are written and deleted again. Raises ArchiverError."""
+def look_at(settings: S3TierSettings, row: TierRow | None, identity: str | None) -> Iterator[Check]:
+    """Every check of one tier; scratch objects are written and deleted again. `identity`: the catalog's, if it has one.
+
+    Raises ArchiverError.
+    """
     subject = f"tier {settings.name}"
     with closing(S3Tier(settings)) as tier:
         tier.expect(row.identity if row else None)
@@ -30,6 +33,7 @@ def look_at(settings: S3TierSettings, row: TierRow | None) -> Iterator[Check]:
             yield Check(subject, Verdict.WARNING, f"{under_way} journal entries", hint)
         if settings.inventory is not None:
             yield _inventory(subject, tier)
+        yield from belonging(tier, identity)
         if row is None or row.first_scan_done_at is None:
             yield Check(subject, Verdict.WARNING, "never scanned", "`archiver scan`; nothing is archived before.")
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from archiver.s3.store import ObjectStore
 
 IDENTITY = f"{AREA}/tier.json"
+OWNER = f"{AREA}/catalog"
 HOLDING = f"{AREA}/holding/"
 JOURNAL = f"{AREA}/journal/"
 PACKS = f"{AREA}/packs/"
@@ -111,6 +112,21 @@ class S3Tier:
             return str(uuid.UUID(json.loads(text)["tier"]))
         except (ValueError, KeyError, TypeError):
             raise BucketUnreachable(tier=self.name, reason=f"{self.url(IDENTITY)} is damaged") from None
+
+    def owner(self) -> str:
+        """The identity of the catalog that it is archived with, "" before the first release. Raises ArchiverError."""
+        try:
+            return self.store.read(OWNER, limit=_LONGEST_IDENTITY).decode("ascii", "replace").strip()
+        except ObjectMissing:
+            return ""
+
+    def own(self, catalog: str, *, instead: bool = False) -> None:
+        """Say which catalog it is archived with: where nobody said so yet, or `instead` of who did.
+
+        Raises ArchiverError.
+        """
+        with suppress(ObjectChanged):  # another process was faster
+            self.store.put(OWNER, f"{catalog}\n".encode("ascii"), if_none_match=not instead)
 
     def close(self) -> None:
         """Let go of all connections; the next use opens them again."""

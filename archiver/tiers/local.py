@@ -30,6 +30,7 @@ from archiver.tiers.own_reads import OwnReads
 from archiver.tiers.protocol import Where
 
 _TAGS = "user.xdg.tags"
+_OWNER, _LONGEST_OWNER = "catalog", 64  # in our area; bytes
 _FS_IOC_GETFSUUID = 0x80111500  # linux/fs.h, since Linux 6.9
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -258,6 +259,42 @@ class LocalTier:
     def journal_fd(self) -> int:
         """`.archiver/journal`, open: one entry, named `<inode in hex>-...`, for every act under way."""
         return self._own_directory("journal", lambda: self.area_fd)
+
+    def owner(self) -> str:
+        """The identity of the catalog that it is archived with, "" before the first release.
+
+        Raises TierUnreachable, OSError.
+        """
+        try:
+            fd = fileops.open_directory(self.root_fd, AREA)
+        except FileNotFoundError:
+            return ""
+        try:
+            with os.fdopen(fileops.open_file(fd, _OWNER), "rb") as file:
+                return file.read(_LONGEST_OWNER).decode("ascii", "replace").strip()
+        except FileNotFoundError:
+            return ""
+        finally:
+            os.close(fd)
+
+    def own(self, catalog: str, *, instead: bool = False) -> None:
+        """Say durably which catalog it is archived with: where nobody said so yet, or `instead` of who did.
+
+        Raises TierUnreachable, SystemRefused, OSError.
+        """
+        temporary = f".{_OWNER}-{os.getpid()}.part"
+        with os.fdopen(fileops.open_file(self.area_fd, temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+            file.write(f"{catalog}\n".encode("ascii"))
+            file.flush()
+            os.fsync(file.fileno())
+        if instead:
+            os.rename(temporary, _OWNER, src_dir_fd=self.area_fd, dst_dir_fd=self.area_fd)
+        else:
+            try:
+                fileops.rename_noreplace(self.area_fd, temporary, self.area_fd, _OWNER)
+            except FileExistsError:  # another process was faster
+                os.unlink(temporary, dir_fd=self.area_fd)
+        fileops.fsync_directory(self.area_fd)
 
     def inodes_under_way(self) -> frozenset[int]:
         """Inodes of the files that an act of some process is changing right now. Raises TierUnreachable, OSError."""

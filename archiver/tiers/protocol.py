@@ -34,6 +34,19 @@ class Tier(Protocol):
         """Look again whether the tier is there; its str() is its identity. Raises TierUnreachable."""
         ...
 
+    def owner(self) -> str:
+        """The identity of the catalog that it is archived with, "" before the first release. Raises TierUnreachable,
+        OSError.
+        """
+        ...
+
+    def own(self, catalog: str, *, instead: bool = False) -> None:
+        """Say durably which catalog it is archived with: where nobody said so yet, or `instead` of who did.
+
+        Raises ArchiverError, OSError.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of everything; the next use opens it again."""
         ...
