@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future
+from functools import partial
 
 from archiver.catalog.rows import Act
 from archiver.codec.record import Record
@@ -124,7 +125,8 @@ class RecallDesk:
         with self._lock:
             verdict = self._admit(reader, fd, place, ruling)
             if verdict is None:
-                self._vigil.at(deadline, lambda: self._end(reader, Ending.LATE, "the deadline has passed"))
+                late = partial(self._end, reader, Ending.LATE, "the deadline has passed")
+                reader.alarm = self._vigil.at(deadline, late)
                 if pidfd is not None:
                     self._vigil.at_end_of(pidfd, lambda: self._end(reader, Ending.LEFT, "the reader has ended"))
         return reader if verdict is None else self._turn_away(reader, fd, place, verdict)
@@ -198,6 +200,8 @@ class RecallDesk:
 
     def _tell(self, reader: Reader, place: Place, verdict: Verdict) -> None:
         """The one place where a reader, in no job any more, gets its verdict."""
+        if reader.alarm is not None:
+            self._vigil.forget(reader.alarm)
         if reader.pidfd is not None:
             self._vigil.let_go(reader.pidfd)
             os.close(reader.pidfd)

@@ -48,6 +48,7 @@ class Reader:
     since: float = field(default_factory=time.monotonic)
     rule: str = ""
     job: Job | None = None
+    alarm: int | None = None  # the vigil's, for its deadline
 
 
 @dataclass(eq=False, slots=True)

@@ -21,8 +21,9 @@ class Vigil:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._moments: list[tuple[float, int, Call]] = []
-        self._order = itertools.count()
+        self._moments: list[tuple[float, int]] = []  # with the number of its call, which may be forgotten by then
+        self._calls: dict[int, Call] = {}
+        self._numbers = itertools.count()
         self._ends: dict[int, Call] = {}
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -43,13 +44,21 @@ class Vigil:
         self._epoll.close()
         os.close(self._wake)
 
-    def at(self, moment: float, call: Call) -> None:
-        """Call when time.monotonic() has reached `moment`."""
+    def at(self, moment: float, call: Call) -> int:
+        """Call when time.monotonic() has reached `moment`; the number is for `forget`."""
         with self._lock:
-            heapq.heappush(self._moments, (moment, next(self._order), call))
+            number = next(self._numbers)
+            self._calls[number] = call
+            heapq.heappush(self._moments, (moment, number))
             first = self._moments[0][0] == moment
         if first:
             os.eventfd_write(self._wake, 1)
+        return number
+
+    def forget(self, number: int) -> None:
+        """Do not make that call, and let go of what it would need; nothing happens where it was made already."""
+        with self._lock:
+            self._calls.pop(number, None)
 
     def at_end_of(self, pidfd: int, call: Call) -> None:
         """Call once when the process of `pidfd` has ended; `let_go` before it is closed."""
@@ -91,7 +100,9 @@ class Vigil:
         calls = []
         with self._lock:
             while self._moments and self._moments[0][0] <= time.monotonic():
-                calls.append(heapq.heappop(self._moments)[2])
+                _, number = heapq.heappop(self._moments)
+                if call := self._calls.pop(number, None):
+                    calls.append(call)
         return calls
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import resource
 import shutil
@@ -188,3 +189,15 @@ def test_the_picture_of_a_recall_is_kept_no_longer_than_the_recall(
         for path in released[:3]:
             assert ask(desk, path).verdict().ending is Ending.RECALLED
         until(lambda: len(pictures) == 3 and all(picture() is None for picture in pictures))
+
+
+def test_a_reader_is_kept_no_longer_than_until_its_verdict(site: Site, released: list[Path]) -> None:
+    """Not until its deadline, which is minutes away."""
+    with desk_of(site, deadline="15m") as desk:
+        waiting = ask(desk, released[0])
+        assert waiting.verdict().ending is Ending.RECALLED
+        at_rest(desk)
+        kept = weakref.ref(waiting)
+        del waiting
+        gc.collect()
+        assert kept() is None
