@@ -8,6 +8,7 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -32,6 +33,8 @@ from archiver.errors import (
     CatalogOutdated,
     CatalogTooNew,
     CatalogUnavailable,
+    DecoderProfileMissing,
+    ProfileUnknown,
     SystemRefused,
     TierOfAnotherCatalog,
     from_os_error,
@@ -155,6 +158,20 @@ def _decoder(settings: Settings) -> Iterator[Check]:
         profiles = ", ".join(found.profiles) or "no profile: it can decode nothing"
         verdict = Verdict.OK if found.profiles else Verdict.WARNING
         yield Check("decoder", verdict, f"{found.where}, version {found.version}, {profiles}")
+        yield from _guarded("decoder's profiles", lambda: _lacking(settings, found))
+
+
+def _lacking(settings: Settings, decoder: decoder_status.DecoderStatus) -> Iterator[Check]:
+    """The profiles that records here need and the host that decodes them does not have."""
+    with Catalog.open(settings.catalog_url) as catalog:
+        needed = {use.profile: f"{use.live:,} live records" for use in catalog.profiles() if use.live}
+    with suppress(ProfileUnknown):  # `_model` tells of it
+        needed.setdefault(Vault(settings.vault.path).named(settings.model.profile).key, "each new record")
+    needed.pop(NO_PROFILE, None)  # what is kept without loss is decoded here
+    for profile, who in needed.items():
+        if not any(name.endswith(f"({profile.hex()})") for name in decoder.profiles):
+            finding = f"{profile.hex()} is not there: no image of {who}"
+            yield Check("decoder's profiles", Verdict.BROKEN, finding, DecoderProfileMissing.hint)
 
 
 def _privileges() -> Iterator[Check]:

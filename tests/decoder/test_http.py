@@ -20,9 +20,11 @@ import numpy as np
 import pytest
 import urllib3
 import uvicorn
+from fixtures_catalog import Shelf
 from starlette.applications import Starlette
 
 from archiver import http_server
+from archiver.catalog import Catalog
 from archiver.codec import schemes
 from archiver.codec.record import EmbeddingGuidance, LinearGuidance, Sampler, Scheme, Steering
 from archiver.config import Settings
@@ -44,8 +46,9 @@ from archiver.errors import (
     ProfileUnknown,
     RecordCorrupt,
 )
+from archiver.models.embedded import init_random, save_profile
 from archiver.models.profiles import PROFILE_FILE, parse_profile
-from archiver.models.vault import PACKAGED
+from archiver.models.vault import PACKAGED, Vault
 from tests.decoder.conftest import Small
 from tests.decoder.test_service import SECONDS, Gate
 
@@ -406,6 +409,29 @@ def test_the_doctor_asks_the_decoder(decoder: Served, tmp_path: Path) -> None:
         (found,) = [check for check in examine_all(tmp_path / "config.toml").checks if check.subject == "decoder"]
         assert found.verdict == verdict
         assert words in found.finding
+
+
+def test_the_doctor_finds_profiles_that_the_decoder_lacks(decoder: Served, tmp_path: Path, sqlite_url: str) -> None:
+    """Records and new records of a profile that is whole in the vault here still give nobody an image."""
+    save_profile(tmp_path / "profile", init_random(6, 64), "random-6", "CC0-1.0")
+    profile = Vault(tmp_path / "vault").import_directory(tmp_path / "profile")
+    (tmp_path / "token").write_text(TOKEN)
+    places = f'[decoder]\nwhere = "{decoder.url}"\ntoken_file = "{tmp_path}/token"\n[catalog]\nurl = "{sqlite_url}"\n'
+    config = tmp_path / "config.toml"
+    config.write_text(f'{places}[vault]\npath = "{tmp_path}/vault"\n[model]\nprofile = "random-6"\n')
+
+    def lacking() -> list[str]:
+        checks = examine_all(config).checks
+        return [
+            check.finding for check in checks if check.subject == "decoder's profiles" and check.verdict == "broken"
+        ]
+
+    assert lacking() == [f"{profile.key.hex()} is not there: no image of each new record"]
+    with Catalog.open(sqlite_url) as catalog:
+        shelf = Shelf(catalog)
+        shelf.add("a.jpg")
+        shelf.record("a.jpg", profile=profile.key)
+    assert lacking() == [f"{profile.key.hex()} is not there: no image of 1 live records"]
 
 
 # -- the way there -----------------------------------------------------------------------------------------------------
