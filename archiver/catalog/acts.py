@@ -121,10 +121,13 @@ class Acts(Recorder):
             ledger.tell(Act.SUPERSEDED, file)
 
     def mark_undone(self, file_id: int, *, version: Version) -> None:
-        """released or recalled (or gone since then) -> recorded: the original is back, and no longer held."""
+        """released or recalled (or gone since then) -> recorded: the original is back, and no longer held.
+
+        A superseded one where a catalog from a backup did not know that this very version is the original.
+        """
         with self._change() as ledger:
-            file = _locked(ledger, file_id, State.RELEASED, State.RECALLED, State.GONE)
-            if file.record_id is None:
+            file = _locked(ledger, file_id, State.RELEASED, State.RECALLED, State.SUPERSEDED, State.GONE)
+            if file.record_id is None or (file.state == State.SUPERSEDED and file.version != version):
                 _conflict(ledger, file, "released")
             file = _moved(ledger, file, State.RECORDED, version, used=True)
             _clear(ledger, file)

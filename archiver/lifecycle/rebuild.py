@@ -15,7 +15,8 @@ from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, ignore
 from archiver.lifecycle.ownership import take_over
 from archiver.lifecycle.site import Site
-from archiver.lifecycle.subject import hold
+from archiver.lifecycle.subject import Subject, hold
+from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 from archiver.tiers.protocol import Tier
 from archiver.tiers.scan import scan
@@ -82,12 +83,31 @@ def adopt_moved(site: Site, tier: Tier, since: int) -> Iterator[Outcome]:
 
 
 def _look(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
-    """Adopt one file if it carries a record; SKIPPED where it is an ordinary image."""
-    with hold(tier, row) as subject, subject.reader() as file:
-        found = formats.look(file)
+    """Adopt one file if it carries a record; SKIPPED where it is an ordinary image and none that was given back."""
+    with hold(tier, row) as subject:
+        with subject.reader() as file:
+            found = formats.look(file)
+        if found is formats.Found.ORDINARY and _given_back(site, subject):
+            site.catalog.mark_undone(row.id, version=row.version)
+            return Outcome(subject.path, "adopt", Result.DONE, "its original was given back")
     if found in (formats.Found.ORDINARY, formats.Found.EDITED):
         return Outcome(subject.path, "adopt", Result.SKIPPED)
     return adopt(site, tier, row)
+
+
+def _given_back(site: Site, subject: Subject) -> bool:
+    """Whether the very original stands there that the catalog takes to be held, and is not.
+
+    The scan of a catalog from a backup takes it for a picture of a user's, and nobody else would ever look: status
+    would promise a copy of the original that is not there until its grace period had ended.
+    """
+    held = site.catalog.holding_for(subject.row.id) if subject.row.state is State.SUPERSEDED else None
+    if held is None or held.record_id != subject.row.record_id:
+        return False
+    if fileops.stands(subject.tier.holding_fd, "", held.name):
+        return False
+    subject.require_unchanged()
+    return subject.sha256() == site.catalog.record(held.record_id).sha256
 
 
 def _look_again(site: Site, tier: LocalTier, row: FileRow) -> Outcome:

@@ -74,6 +74,42 @@ def test_rebuild_sees_what_was_recalled_or_released_again(
     assert path.read_bytes() == original
 
 
+@pytest.mark.parametrize("recalled", [False, True], ids=["released", "recalled"])
+def test_rebuild_sees_what_was_given_back(
+    site: Site, tier_root: Path, put_back: Callable[[], PutBack], recalled: bool
+) -> None:
+    path = tier_root / "wide.jpg"
+    original = path.read_bytes()
+    archive(site, paths=[path])
+    if recalled:
+        recall(site, [path])
+    reopen = put_back()
+    undo(site, [path])
+    older = reopen()
+    assert rebuild(older).counts == {("adopt", Result.DONE): 1}
+    row = row_of(older, path)
+    assert row.state is State.RECORDED
+    assert older.catalog.holding_for(row.id) is None, "what is not held must not be promised"
+    assert verify(older).exit_code == 0
+    assert rebuild(older).counts.total() == 0
+    assert older.catalog.recount(correct=False) == []
+    assert archive(older, paths=[path]).count("release", Result.DONE) == 1
+    undo(older, [path])
+    assert path.read_bytes() == original
+
+
+def test_rebuild_leaves_what_a_user_wrote_beside_a_held_original(site: Site, tier_root: Path) -> None:
+    path, other = tier_root / "wide.jpg", tier_root / "2019" / "d.png"
+    written = other.read_bytes()
+    archive(site, paths=[path])
+    path.write_bytes(written)
+    scan_all(site)
+    assert rebuild(site).counts.total() == 0
+    row = row_of(site, path)
+    assert row.state is State.SUPERSEDED
+    assert site.catalog.holding_for(row.id) is not None
+
+
 def test_rebuild_leaves_a_damaged_placeholder_to_verify(site: Site, tier_root: Path) -> None:
     path = tier_root / "wide.jpg"
     archive(site, paths=[path])
