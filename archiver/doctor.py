@@ -47,6 +47,7 @@ from archiver.units import about_duration, about_size, counted
 
 _LIBRARIES = ("torch", "diffusers", "safetensors", "efficientnet_lite_pytorch")
 _LITTLE = 200 * 10**6  # bytes; a catalog that cannot grow stops everything
+_FEW = 1000  # inodes; every original that is held has a placeholder beside it
 _YOUNGEST = datetime(2026, 1, 1, tzinfo=UTC)  # no clock is right that says an earlier year than this program's
 _NEEDED = {0: "CAP_CHOWN", 1: "CAP_DAC_OVERRIDE", 3: "CAP_FOWNER", 28: "CAP_LEASE"}  # linux/capability.h
 
@@ -358,6 +359,9 @@ def _space(subject: str, settings: Settings, tier: LocalTier) -> Check:
         return Check(
             subject, Verdict.WARNING, found, "Below release.min_free: nothing is released until there is more."
         )
+    if space.files is not None and space.files < _FEW:
+        hint = "A placeholder beside its held original takes one inode more: without any nothing is released."
+        return Check(subject, Verdict.WARNING, f"{found}, room for {space.files:,} more files", hint)
     return Check(subject, Verdict.OK, found)
 
 

@@ -71,10 +71,14 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """Bytes of a filesystem; `free` is what users other than root may still take."""
+    """Bytes of a filesystem; `free` is what users other than root may still take.
+
+    files: how many more they may make there; None where the filesystem makes room for them as it goes (btrfs).
+    """
 
     total: int
     free: int
+    files: int | None = None
 
     @property
     def used_share(self) -> float:
@@ -316,9 +320,10 @@ class LocalTier:
     # -- the filesystem ------------------------------------------------------------------------------------------------
 
     def space(self) -> Space:
-        """Free and total bytes. Raises TierUnreachable."""
+        """Free and total bytes, and files that can still be made. Raises TierUnreachable."""
         found = os.statvfs(self.root_fd)
-        return Space(total=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize)
+        files = found.f_favail if found.f_files else None
+        return Space(total=found.f_blocks * found.f_frsize, free=found.f_bavail * found.f_frsize, files=files)
 
     def keeps_atime(self) -> bool:
         """Whether reading a file moves its access time, if only once a day (relatime). Raises TierUnreachable."""

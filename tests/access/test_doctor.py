@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from fixtures_fs import MIB, enter_private_mounts, need_root, run
 
 from archiver import doctor
 from archiver.access.protocol import How
@@ -44,6 +45,26 @@ def test_opens_are_what_counts_where_the_configuration_says_so(site: Site) -> No
         Verdict.OK,
         "recall on read: when a file is opened, as [recall] events says",
     )
+
+
+@pytest.mark.parametrize(("options", "verdict"), [(["-N", "64"], Verdict.WARNING), ([], Verdict.OK)])
+def test_it_says_where_no_placeholder_finds_an_inode(tmp_path: Path, options: list[str], verdict: Verdict) -> None:
+    """Bytes are free there, and yet every release would fail."""
+    need_root()
+    enter_private_mounts()
+    image, folder = tmp_path / "image", tmp_path / "disk"
+    folder.mkdir()
+    run("truncate", "-s", str(512 * MIB), image)
+    run("mkfs.ext4", "-q", "-F", *options, image)
+    run("mount", "-o", "loop", image, folder)
+    tier = LocalTier(LocalTierSettings(name="tier", path=folder))
+    try:
+        seen = doctor._space("tier", Settings(), tier)
+    finally:
+        tier.close()
+        run("umount", folder)
+    assert seen.verdict is verdict
+    assert ("more files" in seen.finding) is (verdict is Verdict.WARNING)
 
 
 def test_it_says_whether_anybody_lets_readers_wait(site: Site) -> None:
