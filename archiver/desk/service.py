@@ -89,6 +89,7 @@ def _warn_of_read_only(tier: LocalTier) -> None:
         return
     if read_only:
         _LOG.warning(
-            "%s is read-only here, and its readers get placeholders. Once it is writable: systemctl restart archiver",
+            "%s is read-only here: nothing in it is released, and its readers get placeholders. A service writes where "
+            "its ReadWritePaths= says (archiver.service.d/tiers.conf). Once it is writable: systemctl restart archiver",
             tier.root,
         )

@@ -60,4 +60,5 @@ def test_the_log_says_whose_readers_get_placeholders_because_nothing_can_be_writ
             service.start()
             service.stop(for_good=True)
             assert caplog.text.count(f"{small_disk.path} is read-only here") == said
+            assert caplog.text.count("ReadWritePaths=") == said
         site._engine = None
