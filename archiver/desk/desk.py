@@ -128,15 +128,19 @@ class RecallDesk:
                 late = partial(self._end, reader, Ending.LATE, "the deadline has passed")
                 reader.alarm = self._vigil.at(deadline, late)
                 if pidfd is not None:
-                    self._vigil.at_end_of(pidfd, lambda: self._end(reader, Ending.LEFT, "the reader has ended"))
+                    self._vigil.at_end_of(pidfd, lambda: self._left(reader, "the reader has ended"))
         return reader if verdict is None else self._turn_away(reader, fd, place, verdict)
 
     def withdraw(self, reader: Reader) -> None:
         """A reader does not wait any more, for a reason that its asker knows."""
-        if time.monotonic() > reader.deadline - _SAME_MOMENT:  # its asker has the same deadline, and was quicker
+        self._left(reader, "the question was withdrawn")
+
+    def _left(self, reader: Reader, reason: str) -> None:
+        """A reader has gone by itself, unless it was told to: its asker has the same deadline, and may be quicker."""
+        if time.monotonic() > reader.deadline - _SAME_MOMENT:
             self._end(reader, Ending.LATE, "the deadline has passed")
         else:
-            self._end(reader, Ending.LEFT, "the question was withdrawn")
+            self._end(reader, Ending.LEFT, reason)
 
     def _admit(self, reader: Reader, fd: int, place: Place, ruling: Ruling) -> Verdict | None:
         """Under the lock: make the reader wait, or say what it is told instead."""

@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -87,7 +88,8 @@ class KernelReaders:
 
     def asked(self, ask: Ask, fd: int, pidfd: int | None) -> None:
         """Somebody waits."""
-        self._inbox.put(partial(self._ask, ask, fd, pidfd))
+        # Counted from now: where many come at once, the last is taken in some time after it has begun to wait.
+        self._inbox.put(partial(self._ask, ask, fd, pidfd, time.monotonic() + ask.left_ms / 1000))
 
     def withdrawn(self, id: int) -> None:
         """That question is settled without an answer."""
@@ -112,13 +114,17 @@ class KernelReaders:
             except Exception:
                 _LOG.exception("a question of archiver-recall was not taken in")
 
-    def _ask(self, ask: Ask, fd: int, pidfd: int | None) -> None:
+    def _ask(self, ask: Ask, fd: int, pidfd: int | None, deadline: float) -> None:
         question = _Question(ask.id)
         with self._lock:
             before = self._questions.get(ask.id)
             self._questions[ask.id] = question
         question.reader = self._desk.ask(
-            fd, Asker.of(ask.pid), partial(self._answer, question), pidfd=pidfd, patience=ask.left_ms / 1000
+            fd,
+            Asker.of(ask.pid),
+            partial(self._answer, question),
+            pidfd=pidfd,
+            patience=max(deadline - time.monotonic(), 0.0),
         )
         if before is not None and before.reader is not None:
             self._desk.withdraw(before.reader)  # asked again on a new connection: one of the two is enough

@@ -369,6 +369,16 @@ def test_who_is_withdrawn_at_the_deadline_was_late(site: Site, released: list[Pa
         gate.open()
 
 
+def test_a_reader_that_ends_at_its_deadline_was_late(site: Site, released: list[Path]) -> None:
+    """It was told to go on, by an asker that has the same clock, and has ended before we looked at ours."""
+    gate = Gate(site, is_open=False)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as reader, desk_of(site) as desk:
+        waiting = ask(desk, released[0], Asker.of(reader.pid), os.pidfd_open(reader.pid), patience=0.4)
+        reader.kill()
+        assert waiting.verdict().ending is Ending.LATE
+        gate.open()
+
+
 def test_who_comes_when_the_last_has_just_left_has_the_image(
     site: Site, released: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -83,3 +85,21 @@ def test_who_is_asked_about_again_on_a_new_connection_waits_for_the_image(
                 gate.open()
                 assert received(second) == Answer(7, 0)
                 assert kind_of(released[0]) is formats.Kind.GENERATED
+
+
+def test_a_reader_that_is_taken_in_late_has_waited_since_it_came(
+    site: Site, released: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, clock = Gate(site, is_open=False), [0.0]
+    monkeypatch.setattr("archiver.desk.kernel.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    endings: queue.SimpleQueue[Ending] = queue.SimpleQueue()
+    with desk_of(site) as desk:
+        desk.history.follow(lambda event: endings.put(event.ending))
+        readers = KernelReaders(tmp_path / "recall.sock", desk)
+        readers.asked(Ask(7, os.getpid(), How.READ, 60_000), os.open(released[0], os.O_RDWR), None)
+        clock[0] = 60.0
+        readers._thread.start()
+        assert endings.get(timeout=PATIENCE / 4) is Ending.LATE
+        gate.open()
+        readers._inbox.put(None)
+        readers._thread.join()
