@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from archiver.formats.containers import sniff
     from archiver.formats.generation import encode_exact
     from archiver.formats.inspection import load_picture, survey
-    from archiver.formats.payload import payload_end, placed_behind, read_payload
+    from archiver.formats.payload import metadata_end, payload_end, placed_behind, read_payload
     from archiver.formats.placeholder import build_placeholder
     from archiver.formats.reading import read_envelope, read_metadata
     from archiver.formats.stamp import Found, look
@@ -53,6 +53,7 @@ __all__ = [
     "encode_exact",
     "load_picture",
     "look",
+    "metadata_end",
     "payload_end",
     "placed_behind",
     "read_envelope",
@@ -69,6 +70,7 @@ _FUNCTIONS = {
     "encode_exact": "generation",
     "load_picture": "inspection",
     "look": "stamp",
+    "metadata_end": "payload",
     "payload_end": "payload",
     "placed_behind": "payload",
     "read_envelope": "reading",

@@ -45,6 +45,14 @@ def payload_end(file: BinaryIO) -> int:
     return start + length
 
 
+def metadata_end(file: BinaryIO) -> int:
+    """Where the metadata end that a placeholder keeps behind its first block, or that block. Raises EnvelopeDamaged."""
+    found = sealed_in(file)
+    if found is None:
+        raise EnvelopeDamaged(problem="it is no placeholder")
+    return BLOCK + (found[1].packed_size if found[1].storage is Storage.BEHIND else 0)
+
+
 def _announced(file: BinaryIO) -> tuple[int, int, bytes]:
     """Where the data starts, its length and its hash. Raises EnvelopeDamaged."""
     found = sealed_in(file)

@@ -16,7 +16,7 @@ from archiver.codec.record import Record
 from archiver.errors import EnvelopeDamaged, FileModified, ImageRefused
 from archiver.lifecycle import reconcile
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.placeholder import read_carried, require_within
+from archiver.lifecycle.placeholder import read_carried, require_unwritten, require_within
 from archiver.lifecycle.rerelease import put_placeholder_back
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
@@ -31,8 +31,8 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
     """Take a placeholder into the catalog as released, a generated image as recalled, with the record that it carries.
 
     Its held original is found again by name if it is still there. A generated image of which only the first block is
-    left becomes a placeholder again. Raises FileModified for one that somebody edited since (it is a new original),
-    PlaceholderDamaged, RecordCorrupt, OSError.
+    left becomes a placeholder again. Raises FileModified for one that somebody edited or wrote into since (it is a new
+    original), PlaceholderDamaged, RecordCorrupt, OSError.
     """
     with hold(tier, row) as subject, subject.reader() as file:
         subject.require_unchanged()
@@ -45,6 +45,8 @@ def adopt(site: Site, tier: LocalTier, row: FileRow) -> Outcome:
         subject.require_unchanged()
         envelope, metadata = read_carried(subject, *formats.Kind)
         require_within(site.limits, envelope, subject.path)
+        if row.state is State.SUPERSEDED:
+            require_unwritten(subject, envelope)
         generated = None if envelope.kind is formats.Kind.PLACEHOLDER else fileops.sha256_of(subject.fd)
         holding = _held(site, subject, envelope)
         if holding is not None:

@@ -22,7 +22,7 @@ from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.overwrite import write_over
+from archiver.lifecycle.overwrite import require_untouched, write_over
 from archiver.lifecycle.placeholder import read_carried, require_within
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import OpenFile, Subject
@@ -75,8 +75,9 @@ def fill(
     """From released to recalled: journal, image, catalog. `asker` goes into the audit.
 
     `decode` gives the picture; the journal is written beside it. `written` is called when the whole image stands in the
-    file, whether the catalog knows or not. Raises what `decode` raises, ImageRefused (no quality fits the length);
-    nothing was touched then. Raises FileModified, StateConflict, OSError; settled then.
+    file, whether the catalog knows or not. Raises what `decode` raises, ImageRefused (no quality fits the length),
+    FileModified where somebody wrote behind the placeholder's head; nothing was touched then. Raises FileModified,
+    StateConflict, OSError; settled then.
 
     A reader waits for an image, not for its being durable: of the disk it waits only for what must be durable before
     the first block is written. Should the power fail before the rest is, a placeholder stands there again, which the
@@ -87,7 +88,7 @@ def fill(
     before = fileops.allocated_bytes(subject.fd)
     intent = Intent("recall", row.path, row.record_id, row.inode)
     with ThreadPoolExecutor(1, "fill") as beside:
-        rendering = beside.submit(lambda: render(site, carried, decode()))
+        rendering = beside.submit(lambda: _fitting(subject, render(site, carried, decode())))
         with reconcile.journalled(site, subject.tier, intent, ready=rendering.result):
             arrow("recall.journalled")
             subject.require_unchanged()
@@ -115,9 +116,9 @@ def fill_unlisted(
     """Fill a placeholder that no catalog row speaks for: a copy outside every tier, or one that no scan has seen yet.
 
     There is no journal to note it in. Where it dies the placeholder stands, with space behind its head that the next
-    fill uses. Raises ImageRefused, OSError.
+    fill uses. Raises ImageRefused, FileModified, OSError.
     """
-    image = render(site, carried, generated)
+    image = _fitting(file, render(site, carried, generated))
     # Its metadata may stand behind the first block, and nothing else has it: it goes last too, in the same write.
     head = len(formats.build_placeholder(carried.envelope, carried.metadata, schemes.preview(carried.record)))
     before = fileops.allocated_bytes(file.fd)
@@ -133,6 +134,14 @@ def fill_unlisted(
         raise
     written()
     return _done(file, carried, before)
+
+
+def _fitting(file: OpenFile, image: bytes) -> bytes:
+    """The image, where nothing else stands behind the placeholder's head. Raises FileModified, OSError."""
+    with file.reader() as reader:
+        own = formats.metadata_end(reader)
+    require_untouched(file.fd, image, file.path, own)
+    return image
 
 
 def render(site: Site, carried: Carried, generated: Generated) -> bytes:

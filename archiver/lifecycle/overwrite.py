@@ -6,6 +6,7 @@ of fanotify), so it is looked at before each piece whether the placeholder still
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -44,3 +45,27 @@ def write_over(fd: int, content: bytes, path: Path, act: str, *, head: int = BLO
     require_placeholder()
     os.pwrite(fd, view[:head], 0)
     arrow(f"{act}.head_written")
+
+
+def require_untouched(fd: int, content: bytes, path: Path, own: int) -> None:
+    """That nobody has written behind a placeholder's first `own` bytes, as is possible where no reader is noticed.
+
+    What `content` has at the same place was left by an act that died, zeros by a tool that makes no holes. Raises
+    FileModified, OSError.
+    """
+    offset = _data_from(fd, own)
+    while offset is not None:
+        found = os.pread(fd, BLOCK - offset % BLOCK, offset)
+        if found.strip(b"\0") and found != content[offset : offset + len(found)]:
+            raise FileModified(path=path, state=State.RELEASED.label)
+        offset = _data_from(fd, offset + len(found))
+
+
+def _data_from(fd: int, offset: int) -> int | None:
+    """Where data begins at or behind `offset`; None where only holes follow. Raises OSError."""
+    try:
+        return os.lseek(fd, offset, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return None
+        raise

@@ -7,9 +7,10 @@ from pathlib import Path
 from archiver import formats
 from archiver.catalog.rows import FileRow, RecordRow
 from archiver.codec import schemes
-from archiver.codec.record import Record
+from archiver.codec.record import Record, Scheme
 from archiver.errors import PlaceholderDamaged
 from archiver.formats import Envelope, Inspection, Kind, Limits, Metadata, SourceFacts
+from archiver.lifecycle.overwrite import require_untouched
 from archiver.lifecycle.subject import OpenFile
 
 
@@ -43,6 +44,15 @@ def require_within(limits: Limits, envelope: Envelope, path: Path) -> None:
     if source.width * source.height > limits.pixels or source.length > limits.file_size:
         claim = f"{source.width}x{source.height} pixels in {source.length} bytes"
         raise PlaceholderDamaged(path=path, problem=f"it claims to stand for {claim}, more than [limits] allows")
+
+
+def require_unwritten(file: OpenFile, envelope: Envelope) -> None:
+    """What somebody wrote into a placeholder is theirs: no recall or undo may take it. Raises FileModified."""
+    if envelope.kind is Kind.PLACEHOLDER:
+        kept = Record.from_bytes(envelope.record).scheme == Scheme.LOSSLESS
+        with file.reader() as reader:
+            own = formats.payload_end(reader) if kept else formats.metadata_end(reader)
+        require_untouched(file.fd, b"", file.path, own)
 
 
 def read_carried(file: OpenFile, *kinds: Kind) -> tuple[Envelope, Metadata]:

@@ -16,6 +16,7 @@ from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, failed, ignore
+from archiver.lifecycle.placeholder import require_unwritten
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.tiers import fileops
@@ -108,6 +109,9 @@ def _exchange(site: Site, subject: Subject, held: HoldingRow) -> None:
     with subject.reader() as file:
         if formats.look(file) in (formats.Found.ORDINARY, formats.Found.EDITED):
             raise FileModified(path=subject.path, state=State.RELEASED.label)
+        envelope = formats.read_envelope(file)
+    if subject.row.state is State.SUPERSEDED and envelope is not None:
+        require_unwritten(subject, envelope)
     if subject.row.state is State.RECALLED and fileops.sha256_of(subject.fd) != site.catalog.recalled_hash(
         subject.row.id
     ):

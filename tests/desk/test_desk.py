@@ -28,6 +28,7 @@ from archiver.lifecycle.archive import archive
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import hold
+from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
 from archiver.tiers.scan import scan
 from tests.access.watching import until
@@ -307,6 +308,42 @@ def test_a_locked_catalog_keeps_no_reader(site: Site, released: list[Path]) -> N
             assert kind_of(released[0]) is formats.Kind.GENERATED
             other.execute("ROLLBACK")
     assert row_of(site, released[0]).state is State.RECALLED
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["in a tier", "elsewhere"])
+def test_what_was_written_into_a_placeholder_that_nobody_watched_stays(
+    site: Site, tier_root: Path, released: list[Path], known: bool
+) -> None:
+    path = released[0] if known else tier_root.with_name("elsewhere.jpg")
+    released[0].rename(path)
+    with path.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"mine")
+    written = path.read_bytes()
+    scan(site.catalog, site.tiers["photos"])
+    with desk_of(site) as desk:
+        for _ in range(2):  # the first finds that the catalog does not know it so
+            verdict = ask(desk, path).verdict()
+            assert verdict.ending is Ending.FAILED
+            assert "was changed" in verdict.reason
+            assert path.read_bytes() == written
+    if known:
+        assert row_of(site, path).state is State.SUPERSEDED
+        undo(site, [path])
+    assert path.read_bytes() == written
+
+
+def test_what_a_dead_fill_or_a_tool_left_behind_a_placeholder_is_filled(
+    site: Site, tier_root: Path, released: list[Path]
+) -> None:
+    head = released[0].read_bytes()[: formats.BLOCK]
+    with desk_of(site) as desk:
+        assert ask(desk, released[0]).verdict().ending is Ending.RECALLED
+        image = released[0].read_bytes()
+        left = tier_root.with_name("elsewhere.jpg")
+        left.write_bytes(head + image[formats.BLOCK : 3 * formats.BLOCK].ljust(len(image) - formats.BLOCK, b"\0"))
+        assert ask(desk, left).verdict().ending is Ending.RECALLED
+        assert left.read_bytes() == image
 
 
 def test_what_a_reader_writes_before_the_catalog_knows_of_the_image_stays(site: Site, released: list[Path]) -> None:
