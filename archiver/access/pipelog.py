@@ -6,10 +6,12 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 
 from archiver.access.board import LIMIT
 
 _SELDOM = 60.0  # seconds between two lines of the same kind
+_NAMED = 8  # of a list
 
 
 class PipeLog:
@@ -66,6 +68,12 @@ class PipeLog:
             self._dropped = 0
         except OSError:  # it is full, or who writes them out has ended: no reason to end as well
             self._dropped += 1
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of many, for a line of bounded length."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def describe(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from archiver.access import fanotify, heads, reopen
 from archiver.access.board import Board, Who
 from archiver.access.fanotify import Event
 from archiver.access.heads import Finding
-from archiver.access.pipelog import PipeLog, describe
+from archiver.access.pipelog import PipeLog, describe, listed
 from archiver.access.protocol import Ask, How, Withdrawn
 from archiver.access.readers import Reader, Readers, Spared
 from archiver.access.switchboard import Switchboard
@@ -89,6 +89,7 @@ class Responder:
                 key.data(mask)
             self._ask_desk()
             self._give_up()
+        self._tell_of(self._waiting, "the service is stopping")
         for reader in [*self._waiting, *self._looking]:
             self._late(reader)
 
@@ -111,8 +112,14 @@ class Responder:
             # Nobody waits any more. While no desk comes to be asked they would be kept, in memory that is locked.
             self._unasked.clear()
             self._leased.clear()
+        self._tell_of([reader for reader in late if not (reader.looked_at or reader.asked)], "no desk has answered")
         for reader in late:
             self._late(reader)
+
+    def _tell_of(self, readers: Iterable[Reader], why: str) -> None:
+        """Log who gets no image; nobody else can tell."""
+        if names := [f"process {reader.event.pid} ({_path(reader.event)})" for reader in readers]:
+            self._log.warning(f"{why}; without an image: {listed(names)}")
 
     def _late(self, reader: Reader) -> None:
         if reader.looked_at:

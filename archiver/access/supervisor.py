@@ -25,7 +25,7 @@ from types import FrameType
 from archiver import config
 from archiver.access import fanotify, systemd
 from archiver.access.board import LIMIT, Board, Who
-from archiver.access.pipelog import PipeLog, describe
+from archiver.access.pipelog import PipeLog, describe, listed
 from archiver.access.protocol import How, connection
 from archiver.access.responder import Responder
 from archiver.access.switchboard import Switchboard
@@ -72,7 +72,8 @@ class Supervisor:
 
     def run(self) -> int:
         """Keep a responder alive until told to stop. Returns the exit code."""
-        self._answer_for_the_dead()  # of an earlier supervisor's, whose group systemd has kept
+        if answered := self._answer_for_the_dead():  # of an earlier supervisor's, whose group systemd has kept
+            self._log.error(f"the process before this one died; {answered}")
         systemd.notify("READY=1")
         while True:
             status = self._one_responder()
@@ -80,7 +81,7 @@ class Supervisor:
             if self._leaving:
                 self._log.info("stopped")
                 return 0
-            self._log.error(f"the responder died ({_reason(status)}); {answered} readers were answered for it")
+            self._log.error(f"the responder died ({_reason(status)}); {answered or 'nobody waited'}")
             self._deaths.append(time.monotonic())
             if len(self._deaths) == _DEATHS and self._deaths[-1] - self._deaths[0] < _WITHIN:
                 self._log.error("it keeps dying: giving up")
@@ -127,8 +128,11 @@ class Supervisor:
                 self._log.error(f"the responder hangs since {self._board.silence():.0f} s")
                 signal.pidfd_send_signal(process, signal.SIGKILL)
 
-    def _answer_for_the_dead(self) -> int:
-        """Answer every reader whose event was read and never answered: only the event's number is needed for that."""
+    def _answer_for_the_dead(self) -> str:
+        """Answer every reader whose event was read and never answered: only the event's number is needed for that.
+
+        Returns whom, in words, for nobody else can tell that they got no image; "" for nobody.
+        """
         answered = 0
         self._spared = []
         for number, who in self._board.unanswered():
@@ -138,7 +142,10 @@ class Supervisor:
             if who:
                 self._board.goes_on(number)
                 self._spared.append(who)
-        return answered
+        if not answered and not self._spared:
+            return ""
+        whom = listed([f"process {who.pid} (inode {who.inode})" for who in self._spared])
+        return f"{answered} readers were answered for it{', without an image: ' if whom else ''}{whom}"
 
     def _respond(self, control: int, parent: int) -> None:
         """The life of a responder."""

@@ -278,7 +278,7 @@ def test_without_a_desk_a_reader_gets_the_placeholder_or_an_error_and_soon(
     site: Site, refuse: bool, errno_expected: int | None
 ) -> None:
     paths = site.released(2)
-    site.start(refuse=refuse, reconnect=0.2)
+    service = site.start(refuse=refuse, reconnect=0.2)
     site.desk().kill()
     for path in paths:
         if errno_expected is None:
@@ -287,6 +287,7 @@ def test_without_a_desk_a_reader_gets_the_placeholder_or_an_error_and_soon(
             with pytest.raises(OSError) as caught:
                 site.read(path)
             assert caught.value.errno == errno_expected
+        assert f"({path})" in service.expect("no desk has answered; without an image: process ")
 
 
 def test_a_desk_that_does_not_answer_is_told_when_the_reader_has_gone_on(site: Site) -> None:
@@ -385,7 +386,9 @@ def test_when_the_responder_is_killed_its_readers_go_on_and_the_next_ones_are_se
         desk.expect("asked")
     os.kill(site.responder(), signal.SIGKILL)
     assert {outcome(reader) for reader in readers} == {placeholder()}
-    service.expect(f"{len(readers)} readers were answered for it")
+    line = service.expect(f"{len(readers)} readers were answered for it, without an image")
+    assert line.endswith(" and 1 more")
+    assert any(f"process {reader.pid} (inode " in line for reader in readers)
     desk.expect("watched")
     reader = site.reader(paths[-1])
     desk.expect("asked")
