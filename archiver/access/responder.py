@@ -9,6 +9,7 @@ itself. What its successor needs to know is on the board.
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import resource
@@ -35,6 +36,7 @@ from archiver.access.terms import Groups, Terms, suited
 
 _TICK = 1.0  # seconds between two heartbeats at most
 _LEASE_RETRY = 0.1  # seconds until a file is tried again that somebody holds a lease on; nobody tells when it is over
+_TIERS = 1.0  # seconds from a new desk to the last of its tiers' roots
 _HELPERS = 4
 _T = TypeVar("_T")
 
@@ -68,6 +70,7 @@ class Responder:
         for who in spared:
             self._spared.add(who)
         self._desk_left = time.monotonic()
+        self._desk_came = -_TIERS
         self._leave_by: float | None = None
         # Each has an event's descriptor and a pidfd, and half of them is left for everything else.
         self._most_waiting = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4
@@ -244,7 +247,7 @@ class Responder:
             if not isinstance(file, OSError):
                 os.close(file)
             return True
-        if isinstance(file, BlockingIOError):
+        if isinstance(file, BlockingIOError) or self._comes_too_early(file):
             # Somebody, perhaps the reader, holds a lease: it is asked to give it back, as for any program that opens
             # the file for writing, and after /proc/sys/fs/lease-break-time it is taken.
             if not self._leased:
@@ -269,6 +272,11 @@ class Responder:
             self._unasked.appendleft(reader)
         return reader.asked
 
+    def _comes_too_early(self, file: int | OSError) -> bool:
+        """The reader's own mount is read-only, and the root of its tier may be on its way with those of the others."""
+        early = time.monotonic() < self._desk_came + _TIERS
+        return early and isinstance(file, OSError) and file.errno == errno.EROFS
+
     # -- what clients want (switchboard.Handler) -----------------------------------------------------------------------
 
     def let_through(self, pid: int) -> None:
@@ -279,6 +287,7 @@ class Responder:
                 self._respond(reader.group, reader.event)
 
     def desk_came(self) -> None:
+        self._desk_came = time.monotonic()
         self._unasked = deque(self._waiting)
         self._leased = []
 

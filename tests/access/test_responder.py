@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -104,3 +105,17 @@ def test_the_desk_is_not_asked_about_who_was_answered_while_a_helper_opened_the_
         assert isinstance(message[0], told)
     with pytest.raises(BlockingIOError):
         protocol.receive(desk)
+
+
+def test_a_reader_through_a_read_only_mount_waits_until_a_new_desk_has_named_all_its_tiers(station: Station) -> None:
+    station.reader()
+    responder = station.responder
+    (reader,) = responder._waiting
+    responder.desk_came()
+    responder._unasked.clear()
+    assert responder._opened(reader, OSError(errno.EROFS, "read-only"))
+    assert responder._leased == [reader]
+    assert reader in responder._waiting
+    responder._desk_came -= 10
+    assert responder._opened(reader, OSError(errno.EROFS, "read-only"))
+    assert reader not in responder._waiting
