@@ -193,6 +193,25 @@ def test_what_leaves_the_contents_alone_raises_none(group: Group, file: Path) ->
 
 
 @pytest.mark.root
+def test_an_overlay_raises_events_for_its_layers_and_a_loop_device_none(
+    group: Group, disk: Path, file: Path, tmp_path: Path
+) -> None:
+    device = run("losetup", "--find", "--show", "--read-only", file).strip()
+    try:
+        assert group.count(lambda: Path(device).read_bytes()) == 0
+    finally:
+        run("losetup", "--detach", device)
+    over, empty = tmp_path / "over", tmp_path / "empty"
+    over.mkdir()
+    empty.mkdir()
+    run("mount", "-t", "overlay", "-o", f"lowerdir={disk}:{empty}", "overlay", over)
+    try:
+        assert group.count(lambda: (over / file.name).read_bytes()) >= 1
+    finally:
+        run("umount", over)
+
+
+@pytest.mark.root
 def test_a_descriptor_raises_events_if_its_filesystem_was_watched_when_it_was_opened(disk: Path, file: Path) -> None:
     """So who has a file open when the first watch comes is never seen, and a release needs a lease."""
     fd = fanotify.open_group()
