@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError
 
 from archiver.errors import (
@@ -51,6 +52,10 @@ def asking(tier: str, url: ObjectUrl) -> Iterator[None]:
         raise ObjectRefused(path=url, reason=_one_line(error)) from error
     except (BotoCoreError, HTTPError, ConnectionError, TimeoutError) as error:
         raise BucketUnreachable(tier=tier, reason=_one_line(error)) from error
+    except KeyError as error:
+        raise BucketUnreachable(tier=tier, reason=f"{url}: no answer of an S3 server: it lacks {error}") from error
+    except (ResponseParserError, ValueError) as error:
+        raise BucketUnreachable(tier=tier, reason=f"{url}: no answer of an S3 server: {_one_line(error)}") from error
 
 
 def translate(error: ClientError, tier: str, url: ObjectUrl) -> ArchiverError:

@@ -28,6 +28,8 @@ MULTIPART_ABOVE = 64 << 20
 LARGEST_COPY = 5 << 30  # what one CopyObject may copy
 _NS = 1_000_000_000
 
+Position = Mapping[str, str]  # behind which page a listing goes on, as boto3 names it
+
 
 class Listed(NamedTuple):
     """An object as a listing tells it. A tuple, because there are millions of them."""
@@ -94,7 +96,7 @@ class ObjectStore:
         """An object's tags."""
         with self._asking(key):
             answer = self.client.get_object_tagging(**self._at(key, version))
-        return {tag["Key"]: tag["Value"] for tag in answer["TagSet"]}
+            return {tag["Key"]: tag["Value"] for tag in answer["TagSet"]}
 
     def get(
         self,
@@ -113,8 +115,8 @@ class ObjectStore:
             wanted["Range"] = f"bytes={range[0]}-{range[1]}"
         with self._asking(key):
             answer = self.client.get_object(**wanted)
-        stream = ObjectStream(answer["Body"], self.settings.name, self.url(key), self._bytes)
-        return info_of(key, answer), buffered(stream)
+            info = info_of(key, answer)
+        return info, buffered(ObjectStream(answer["Body"], self.settings.name, self.url(key), self._bytes))
 
     def read(self, key: str, *, limit: int, if_match: str | None = None, version: str | None = None) -> bytes:
         """A whole, small object. Raises ObjectRefused for one of more than `limit` bytes."""
@@ -143,23 +145,25 @@ class ObjectStore:
         wanted = {"Bucket": self.settings.bucket, "Prefix": self.settings.prefix + prefix}
         if start_after:
             wanted["StartAfter"] = self.settings.prefix + start_after
-        token: dict[str, str] = {}
+        position: Position = {}
         while True:
             with self._asking(prefix):
-                answer = self.client.list_objects_v2(**wanted, **token)
-            yield [
-                Listed(
-                    entry["Key"][top:],
-                    entry.get("ETag", "").strip('"'),
-                    entry["Size"],
-                    whole_seconds(entry["LastModified"]),
-                    entry.get("StorageClass") or "STANDARD",
-                )
-                for entry in answer.get("Contents", ())
-            ]
-            if not answer.get("IsTruncated"):
+                answer = self.client.list_objects_v2(**wanted, **position)
+                page = [
+                    Listed(
+                        entry["Key"][top:],
+                        entry.get("ETag", "").strip('"'),
+                        entry["Size"],
+                        whole_seconds(entry["LastModified"]),
+                        entry.get("StorageClass") or "STANDARD",
+                    )
+                    for entry in answer.get("Contents", ())
+                ]
+                following = _behind(answer, position, ContinuationToken="NextContinuationToken")
+            yield page
+            if following is None:
                 return
-            token = {"ContinuationToken": answer["NextContinuationToken"]}
+            position = following
 
     def list(self, prefix: str = "", start_after: str = "") -> Iterator[Listed]:
         """As `pages`, one by one."""
@@ -174,22 +178,18 @@ class ObjectStore:
         wanted: dict[str, str] = {"Bucket": self.settings.bucket, "Prefix": self.settings.prefix + key}
         whole = self.settings.prefix + key
         found: list[tuple[bool, datetime, ObjectInfo]] = []
-        while True:
+        position: Position | None = {}
+        # Keys are listed in order: behind another one this one does not come again.
+        while position is not None and position.get("KeyMarker", "") <= whole:
             with self._asking(key):
-                answer = self.client.list_object_versions(**wanted)
-            entries = [(entry, False) for entry in answer.get("Versions", ())]
-            entries += [(entry, True) for entry in answer.get("DeleteMarkers", ())]
-            for entry, marker in entries:
-                if entry["Key"] == whole:
-                    info = _version_of(key, entry, marker)
-                    found.append((info.is_latest, entry["LastModified"], info))
-            # Keys are listed in order: behind another one this one does not come again.
-            if not answer.get("IsTruncated") or answer.get("NextKeyMarker", "") > whole:
-                break
-            wanted |= {
-                "KeyMarker": answer["NextKeyMarker"],
-                "VersionIdMarker": answer.get("NextVersionIdMarker", ""),
-            }
+                answer = self.client.list_object_versions(**wanted, **position)
+                entries = [(entry, False) for entry in answer.get("Versions", ())]
+                entries += [(entry, True) for entry in answer.get("DeleteMarkers", ())]
+                for entry, marker in entries:
+                    if entry["Key"] == whole:
+                        info = _version_of(key, entry, marker)
+                        found.append((info.is_latest, entry["LastModified"], info))
+                position = _behind(answer, position, KeyMarker="NextKeyMarker", VersionIdMarker="NextVersionIdMarker")
         found.sort(key=lambda one: one[:2], reverse=True)
         return (info for _, _, info in found)
 
@@ -220,7 +220,8 @@ class ObjectStore:
                     answer = multipart.upload(self.client, self._at(key), file, arguments, condition)
             else:
                 answer = self._put_whole(key, file, size, arguments, condition)
-        return _written(key, answer, size, dressing)
+        with self._asking(key):
+            return _written(key, answer, size, dressing)
 
     def _put_whole(
         self, key: str, file: BinaryIO, size: int, arguments: Mapping[str, str], condition: Mapping[str, str]
@@ -279,7 +280,7 @@ class ObjectStore:
                 MetadataDirective="REPLACE",
                 TaggingDirective="REPLACE",
             )
-        return _written(target, {**answer, **answer["CopyObjectResult"]}, found.size, dressing)
+            return _written(target, {**answer, **answer["CopyObjectResult"]}, found.size, dressing)
 
     def delete(self, key: str, *, if_match: str | None = None, version: str | None = None) -> str:
         """Delete an object, one of its versions, or (in a versioned bucket) cover it with a delete marker.
@@ -327,6 +328,20 @@ class ObjectStore:
             made = self.__dict__.pop("_made", None)
         if made is not None:
             made.close()
+
+
+def _behind(answer: Mapping[str, Any], position: Position, **markers: str) -> Position | None:
+    """Where a listing goes on, None behind its last page; `markers` are the answer's names of where that is.
+
+    Raises KeyError, ValueError for what is no listing: every one tells whether it is the last page, so that the page of
+    some other server, which has no objects either, is not read as an empty bucket.
+    """
+    if not answer["IsTruncated"]:
+        return None
+    following = {ours: answer.get(theirs) or "" for ours, theirs in markers.items()}
+    if not any(following.values()) or following == position:
+        raise ValueError("a listing that goes on without an end")
+    return following
 
 
 def info_of(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
