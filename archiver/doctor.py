@@ -371,6 +371,9 @@ def _recall_service(settings: Settings) -> Iterator[Check]:
     if settings.recall.mode == "managed":
         yield Check("archiver-recall", Verdict.OK, 'reads recall nothing: recall.mode is "managed"')
         return
+    if settings.tier and not any(isinstance(tier, LocalTierSettings) for tier in settings.tier):
+        yield Check("archiver-recall", Verdict.OK, "not needed: buckets are read through `archiver s3 gateway`")
+        return
     with RecallClient(socket) as client:
         if client.connected:
             yield Check("archiver-recall", Verdict.OK, f"answers at {socket}")

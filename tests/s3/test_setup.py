@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from fixtures_s3 import Bucket
 
+from archiver import doctor
 from archiver.catalog import Catalog
-from archiver.config import S3TierSettings, parse
+from archiver.config import S3TierSettings, Settings, parse
 from archiver.doctor import Check, Verdict
 from archiver.errors import BucketUnreachable
 from archiver.s3 import client
@@ -94,3 +95,14 @@ def test_the_doctor_finds_another_bucket_in_the_tiers_place(bucket: Bucket, sqli
     bucket.delete(".archiver/tier.json")
     with pytest.raises(BucketUnreachable, match="is it the right bucket"):
         findings(bucket.settings(), sqlite_catalog)
+
+
+def test_where_there_are_buckets_alone_nobody_misses_the_service_that_lets_readers_wait(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    recall = {"socket": str(tmp_path / "nobody.sock")}
+    alone = Settings.model_validate({"recall": recall, "tier": [bucket.settings()]})
+    assert [check.verdict for check in doctor._recall_service(alone)] == [Verdict.OK]
+    local = {"name": "folder", "kind": "local", "path": str(tmp_path)}
+    both = Settings.model_validate({"recall": recall, "tier": [bucket.settings(), local]})
+    assert [check.verdict for check in doctor._recall_service(both)] == [Verdict.WARNING]
