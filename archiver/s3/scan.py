@@ -27,6 +27,7 @@ from archiver.tiers.report import Progress, ScanReport, Tally
 
 _TOGETHER = 5000  # objects of one directory that are compared at a time
 _PAGE = 1000
+_ASKED = 16  # files of a directory that vanished, before the others are believed to have gone with it
 _NS = 1_000_000_000
 
 
@@ -200,15 +201,20 @@ class _Scan:
             while page := list(islice(rest, _PAGE)):
                 doubts = self._passed_over(directory, page)
                 if doubts and known_absent is None:
-                    known_absent = self._is_empty(directory)
+                    known_absent = self._is_empty(directory, [doubt.key for doubt in doubts[:_ASKED]])
                 if doubts:
                     self._add(
                         batches, directory, row, [], doubts, answers=[None] * len(doubts) if known_absent else None
                     )
 
-    def _is_empty(self, directory: str) -> bool:
-        """Whether there is nothing at all below a directory: one question instead of one for every file."""
-        return bool(directory) and next(self._tier.store.list(f"{directory}/"), None) is None
+    def _is_empty(self, directory: str, some: Sequence[str]) -> bool:
+        """Whether there is nothing at all below a directory: one question instead of one for every file.
+
+        It is the question that may have been answered wrongly before: `some` of the files are asked for all the same.
+        """
+        if not directory or next(self._tier.store.list(f"{directory}/"), None) is not None:
+            return False
+        return all(answer is None for answer in self._inquiry.heads(some))
 
     # -- some of it ----------------------------------------------------------------------------------------------------
 

@@ -245,6 +245,18 @@ def test_a_listing_that_forgets_an_object_makes_nothing_gone(
     assert sum(scan(catalog, tier).changes) == 0
 
 
+def test_a_server_that_lists_nothing_any_more_makes_nothing_gone(
+    catalog: Catalog, tier: S3Tier, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("a.jpg", "b/c.jpg", "b/d.jpg", "e/f.jpg"):
+        bucket.put(key)
+    scan(catalog, tier)
+    bucket.delete("b/c.jpg")
+    monkeypatch.setattr(tier.store, "pages", lambda *_: iter([[]]))
+    assert scan(catalog, tier).changes.gone == 1
+    assert all(known(catalog, tier)[key].state == State.RESIDENT for key in ("a.jpg", "b/d.jpg", "e/f.jpg"))
+
+
 # -- unknown is not absent ---------------------------------------------------------------------------------------------
 
 
