@@ -47,10 +47,10 @@ class NothingHeld(ArchiverError):
 
 
 class HeldOriginalDamaged(ArchiverError):
-    """the held original of {path} does not match its recorded hash"""
+    """the held original of {path} does not match its recorded hash; it was left where it is: {held}"""
 
     exit_code = 5
-    hint = "It was left where it is: {held}. Check the disk before anything else."
+    hint = "Check the disk before anything else."
 
 
 class FileModified(ArchiverError):
