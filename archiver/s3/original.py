@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from archiver.catalog.rows import FileRow
-from archiver.errors import ObjectArchived, ObjectChanged
+from archiver.errors import BucketUnreachable, ObjectArchived, ObjectChanged
 from archiver.s3.address import ObjectUrl
-from archiver.s3.objects import UNREADABLE
+from archiver.s3.objects import UNREADABLE, ObjectInfo
 
 if TYPE_CHECKING:
     from archiver.s3.ground import Ground
@@ -43,7 +43,10 @@ class FetchedOriginal:
 
 @contextmanager
 def reading(ground: Ground, row: FileRow) -> Iterator[FetchedOriginal]:
-    """Fetch an original. Raises ObjectChanged, ObjectMissing, ObjectArchived, BucketUnreachable."""
+    """Fetch an original, and see to it that its bytes arrived as they are there: a record is made of them.
+
+    Raises ObjectChanged, ObjectMissing, ObjectArchived, BucketUnreachable.
+    """
     path = ground.tier.url(row.path)
     info, stream = ground.store.get(row.path)
     with stream, tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
@@ -51,11 +54,21 @@ def reading(ground: Ground, row: FileRow) -> Iterator[FetchedOriginal]:
             raise ObjectChanged(path=path)
         if info.storage_class in UNREADABLE and not info.restored:
             raise ObjectArchived(path=path, storage_class=info.storage_class)
-        digest = hashlib.sha256()
+        sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
         while piece := stream.read(_PIECE):
-            digest.update(piece)
+            sha256.update(piece)
+            md5.update(piece)
             spool.write(piece)
-        yield FetchedOriginal(path, row, digest.digest(), cast(BinaryIO, spool))
+        # What looks like an MD5 is none on every server: what arrives twice alike is what is there.
+        if info.md5 not in (None, md5.hexdigest()) and _hash_again(ground, info) != sha256.digest():
+            raise BucketUnreachable(tier=ground.tier.name, reason=f"{path}: its bytes were changed on their way here")
+        yield FetchedOriginal(path, row, sha256.digest(), cast(BinaryIO, spool))
+
+
+def _hash_again(ground: Ground, info: ObjectInfo) -> bytes:
+    _, stream = ground.store.get(info.key, if_match=info.etag)
+    with stream:
+        return hashlib.file_digest(stream, "sha256").digest()  # type: ignore[arg-type]
 
 
 class _Unclosed(io.RawIOBase):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlencode
 
 import pytest
@@ -18,9 +20,10 @@ from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
+from archiver.s3.objects import ObjectInfo
 from tests.fixtures_s3 import Bucket
 from tests.lifecycle.conftest import random_vault
-from tests.s3.world import World, make_world, picture
+from tests.s3.world import World, keeper, make_world, picture
 
 __all__ = ["random_vault"]
 
@@ -96,6 +99,42 @@ def test_headers_metadata_and_tags_are_kept_all_the_way(
             assert not act().exit_code
             assert {key: users(key) for key in world.originals} == before
     assert not any(name.startswith("archiver-") for key in before for name in world.head(key)["Metadata"])
+
+
+@pytest.mark.parametrize("times", [1, 2], ids=["once", "always"])
+def test_what_arrives_otherwise_than_it_is_there_gets_no_record(
+    either: World, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bent(key: str, **wanted: object) -> tuple[ObjectInfo, BinaryIO]:
+        info, stream = fetch(key, **wanted)
+        if key != "2019/a.jpg" or len(bent_ones) >= times:
+            return info, stream
+        with stream:
+            body = bytearray(stream.read())
+        bent_ones.append(key)
+        body[-len(bent_ones) - 100] ^= 1  # each time another bit
+        return info, BytesIO(body)
+
+    world, bent_ones = either, list[str]()
+    with world.site() as site:
+        store = keeper(site).ground.store
+        fetch = store.get
+        monkeypatch.setattr(store, "get", bent)
+        found = archive(site)
+        assert found.reasons == {"bucket unreachable": 1}
+        assert world.states(site).pop("2019/a.jpg") is State.RESIDENT
+        assert world.get("2019/a.jpg") == world.originals["2019/a.jpg"]
+        bent_ones += ["no more"] * times
+        assert not archive(site).exit_code  # it was no fault of the file
+        assert not undo(site, [world.url()]).exit_code
+    assert {key: world.get(key) for key in world.originals} == world.originals
+
+
+def test_an_etag_that_only_looks_like_a_hash_refuses_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ObjectInfo, "md5", property(lambda info: info.etag[::-1]))
+    with world.site() as site:
+        assert not archive(site).exit_code
+        assert set(world.states(site).values()) == {State.RELEASED}
 
 
 def test_tags_that_a_placeholder_was_given_are_kept_by_an_undo(world: World) -> None:
