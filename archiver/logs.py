@@ -34,8 +34,17 @@ def _wants_journal(settings: LogSettings) -> bool:
 
 def _lines() -> logging.Handler:
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_OneLine("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     return handler
+
+
+class _OneLine(logging.Formatter):
+    """Shows control characters as escapes: what a name says behind a line break would look like a line of ours."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        shown = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in record.message)
+        record.message = "".join(shown)
+        return super().formatMessage(record)
 
 
 def _journal() -> logging.Handler:
