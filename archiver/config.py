@@ -74,7 +74,7 @@ _PLAIN_SQLITE = re.compile(r"sqlite(?:\+pysqlite)?:////[^?#]+")
 
 _ADDRESS = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):[0-9]{1,5}$"
 # No path, no query, and no user: a password does not belong into a configuration.
-_DECODER_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(:[0-9]{1,5})?")
+_DECODER_URL = re.compile(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::([0-9]{1,5}))?")
 
 
 class CatalogSettings(Section):
@@ -237,7 +237,8 @@ class DecoderSettings(Section):
     @field_validator("where")
     @classmethod
     def _known_place(cls, where: str) -> str:
-        if where not in ("process", "worker") and not _DECODER_URL.fullmatch(where):
+        url = _DECODER_URL.fullmatch(where)
+        if where not in ("process", "worker") and (url is None or int(url[2] or 1) not in range(1, 1 << 16)):
             raise ValueError('must be "process", "worker" or the URL of a decoder, as "https://gpu.example:8465"')
         return where
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import click
@@ -189,6 +189,9 @@ def _show_recalls(invocation: Invocation) -> int:
 
 def _print_recalls(output: Output, report: Report) -> None:
     most = "any number" if report.per_hour is None else report.per_hour
+    past = "in the last hour"
+    if report.counted < 3600:
+        past = f"since the daemon started, {about_duration(timedelta(seconds=report.counted))} ago"
     output.facts(
         [
             ("mode", report.mode),
@@ -202,6 +205,7 @@ def _print_recalls(output: Output, report: Report) -> None:
             ("refused, by a limit", report.full),
             ("failed", report.failed),
             ("too late", report.late),
+            ("counted", past),
         ],
         title="recalls by readers",
     )
@@ -229,4 +233,4 @@ def _print_recalls(output: Output, report: Report) -> None:
             [printable(one.process), one.user, one.waiting, one.recalled, one.placeholder, one.refused, one.failed]
             for one in report.shares
         ]
-        output.table(columns, rows, title="who, in the last hour")
+        output.table(columns, rows, title=f"who, {past}")

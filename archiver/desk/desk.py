@@ -37,6 +37,13 @@ from archiver.errors import ArchiverError, DeadlineMissed, FileBusy, from_os_err
 from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.site import Site
 
+_LEVELS = {
+    Ending.PLACEHOLDER: logging.DEBUG,
+    Ending.THERE: logging.DEBUG,
+    Ending.LEFT: logging.DEBUG,
+    Ending.FAILED: logging.WARNING,
+    Ending.LATE: logging.WARNING,
+}
 _LOG = logging.getLogger("archiver.desk")
 _SAME_MOMENT = 0.5  # seconds between two clocks that run out together
 _BUSY_RETRY = 0.1  # seconds until a file is tried again that another archiver process acts on; it does not tell when
@@ -216,10 +223,9 @@ class RecallDesk:
         except Exception:
             _LOG.exception("the verdict on %s did not reach its reader", place.path)
         self.history.tell(reader.asker, place.path, verdict.ending, waited, rule=reader.rule, reason=verdict.reason)
-        quiet = verdict.ending in (Ending.PLACEHOLDER, Ending.THERE, Ending.LEFT)
         why = verdict.reason or (f"rule {reader.rule}" if reader.rule else "")
         _LOG.log(
-            logging.DEBUG if quiet else logging.INFO,
+            _LEVELS.get(verdict.ending, logging.INFO),
             "read of %s by %s: %s in %.2f s%s",
             place.path,
             reader.asker,
@@ -412,6 +418,7 @@ class RecallDesk:
             files_queued=len(queued),
             readers=readers,
             shares=tuple(_shares(waiting, ended)[:_SHOWN]),
+            counted=round(self.history.seconds, 3),
             last_hour=recalls,
             per_hour=self._settings.per_hour,
             refused=totals[Ending.REFUSED],

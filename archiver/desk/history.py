@@ -56,6 +56,12 @@ class History:
         self._lock = threading.Lock()
         self._events: deque[tuple[float, tuple[str, str], Ending]] = deque(maxlen=_MOST)
         self._followers: list[Follower] = []
+        self._since = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """How long it has counted, at most an hour."""
+        return min(time.monotonic() - self._since, HOUR)
 
     def follow(self, follower: Follower) -> None:
         """Have `follower` called with every event, in the thread it happens in; it must not block."""

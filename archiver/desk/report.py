@@ -53,7 +53,8 @@ class Report:
     files_queued: int
     readers: int
     shares: tuple[Share, ...]
-    last_hour: int
+    counted: float  # seconds for which refused, full, failed, late and shares were counted: an hour, or since the start
+    last_hour: int  # files, from the audit too
     per_hour: int | None
     refused: int  # in the last hour, by a rule
     full: int  # in the last hour, by a limit

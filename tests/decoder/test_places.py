@@ -48,6 +48,7 @@ def test_the_engine_of_a_configuration_decodes_for_readers(small: Small) -> None
     "line",
     [
         'where = "here"',
+        'where = "http://gpu.example:99999"',
         'where = "ftp://host"',
         'where = "https://user:secret@host"',
         'where = "https://host/path"',

@@ -168,7 +168,9 @@ def test_cat_of_a_released_file_gives_the_generated_image(running: Installation)
     assert report["responder"] is True
     assert report["last_hour"] == 1
     assert "cat" in [share["process"] for share in report["shares"]]
-    assert "noticed (read)" in running.command("status", "--recalls")
+    shown = running.command("status", "--recalls")
+    assert "noticed (read)" in shown
+    assert "who, since the daemon started, " in shown, "who asked before it did is forgotten"
 
 
 def test_rules_tell_programs_apart(running: Installation) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import os
 import resource
 import shutil
@@ -20,6 +21,7 @@ from archiver.desk.asker import Asker
 from archiver.desk.budget import Budget
 from archiver.desk.history import Ending
 from archiver.desk.waiting import FairQueue
+from archiver.errors import DecoderFailed
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site
 from tests.access.watching import until
@@ -201,3 +203,18 @@ def test_a_reader_is_kept_no_longer_than_until_its_verdict(site: Site, released:
         del waiting
         gc.collect()
         assert kept() is None
+
+
+def test_a_reader_without_its_image_is_a_warning_in_the_log(
+    site: Site, released: list[Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object, **how: object) -> list[Generated]:
+        raise DecoderFailed(where="in this process", reason="it is on fire")
+
+    caplog.set_level(logging.INFO, "archiver.desk")
+    with desk_of(site) as desk:
+        assert ask(desk, released[0]).verdict().ending is Ending.RECALLED
+        monkeypatch.setattr(site.engine, "generate", fail)
+        assert ask(desk, released[1]).verdict().ending is Ending.FAILED
+    told = {record.message.split()[2]: record.levelname for record in caplog.records if "read of" in record.message}
+    assert told == {str(released[0]): "INFO", str(released[1]): "WARNING"}
