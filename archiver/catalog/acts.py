@@ -52,7 +52,9 @@ class Acts(Recorder):
             return ids
 
     def refuse(self, batch: Iterable[Refused]) -> int:
-        """Note why files stay as they are; they are no candidates until they change. Returns how many were."""
+        """Note why files stay as they are; they are no candidates until they change, or `forget_refusals`. Returns how
+        many were.
+        """
         noted = 0
         for page in pages(batch):
             with self._change() as ledger:
@@ -66,6 +68,11 @@ class Acts(Recorder):
                     ledger.tell(Act.REFUSED, file, rule=refused.rule, detail=detail)
                     noted += 1
         return noted
+
+    def forget_refusals(self) -> None:
+        """Every file once refused may be tried again."""
+        with self._write() as connection:
+            connection.execute(update(File).where(File.refusal.is_not(None)).values(refusal=None))
 
     def mark_released(
         self,

@@ -123,7 +123,10 @@ def _print_file(output: Output, found: FileStatus) -> None:
         ("state", f"{file.state.label}{', pinned' if found.pinned else ''}"),
         ("at its path", _STANDS[file.state]),
         ("size", f"{about_size(file.size)} ({file.size:,} bytes)"),
-        ("refused", f"{file.refusal}; it is not tried again until it changes" if file.refusal else ""),
+        (
+            "refused",
+            f"{file.refusal}; it is not tried again until it or its rule changes" if file.refusal else "",
+        ),
     ]
     if record is not None:
         facts += [

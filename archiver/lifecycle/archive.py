@@ -53,6 +53,7 @@ from archiver.lifecycle.outcome import Listener, Outcome, Result, Rung, Tally, a
 from archiver.lifecycle.ownership import claim, require_own
 from archiver.lifecycle.placeholder import source_facts
 from archiver.lifecycle.plan import PlannedAct
+from archiver.lifecycle.refusals import forget_outdated
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.worth import Purse
 from archiver.tiers.protocol import Tier, Where
@@ -127,6 +128,7 @@ def archive(
     the tier of `paths`, and the errors of the models.
     """
     stop = stop or Event()
+    forget_outdated(site.catalog, site.settings)
     with _Run(site, listener, stop) as run:
         for batch in _batches(_tasks(site, tiers, paths, limit, run.refuse_plan), site.settings.model.batch):
             if stop.is_set():
@@ -381,7 +383,7 @@ class _Run:
         self._tell(failed(task.path, "record", error, Result.REFUSED))
 
     def _note(self, task: Task, error: ArchiverError, rungs: Sequence[Rung] = ()) -> None:
-        """Into the catalog and the audit, so that a file is not tried again before it changes."""
+        """Into the catalog and the audit, so that a file is not tried again before it, or what judged it, changes."""
         detail = "; ".join(map(str, rungs)) or error.message.removeprefix(f"{error.kind}: ")
         self.site.catalog.refuse([Refused(task.row.id, task.row.version, error.kind, detail, task.act.rule)])
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from archiver import formats
@@ -32,6 +32,7 @@ from archiver.lifecycle.policy import (
     conditions,
     decide,
 )
+from archiver.lifecycle.refusals import are_outdated
 from archiver.lifecycle.worth import Purse
 from archiver.s3.costs import Money
 from archiver.tiers.local import LocalTier
@@ -176,7 +177,7 @@ def plan(
     Raises, before the first act, TierNotScanned and TierUnreachable.
     """
     row = _usable(catalog, tier)
-    # Files once refused are never acted upon: they are worth reading only where somebody counts.
+    # Files once refused are not acted upon: they are worth reading only where somebody counts.
     count_refused = summary is not None
     summary = PlanSummary() if summary is None else summary
     if isinstance(tier, LocalTier):  # a bucket is never full
@@ -226,6 +227,8 @@ def explain(catalog: Catalog, tier: Tier, settings: Settings, now: datetime, pat
     file = catalog.find(row.id, path)
     if file is None:
         raise NotTracked(path=tier.where(path))
+    if are_outdated(catalog, settings):
+        file = replace(file, refusal=None)
     rules = compile_rules(settings, tier.name)
     probe = _FileProbe(catalog, tier, file, _limits(settings))
     decision = decide(file, rules, now, Pins(catalog.pins(row.id)), probe)
@@ -279,7 +282,9 @@ def _acts(
     rules, purse = compile_rules(settings, tier.name), Purse.of(tier, settings, now)
     sweep = _Sweep(tier.settings, limit, summary)
     pins, limits = Pins(catalog.pins(row.id)), _limits(settings)
-    for file in catalog.candidates(row.id, accessed_before=_warm_since(rules, now), refused=count_refused):
+    again = are_outdated(catalog, settings)
+    for file in catalog.candidates(row.id, accessed_before=_warm_since(rules, now), refused=count_refused or again):
+        file = replace(file, refusal=None) if again else file
         if sweep.has_freed_enough and not any(rule.settings.action == "record" for rule in rules):
             return
         decision = decide(file, rules, now, pins, _FileProbe(catalog, tier, file, limits))

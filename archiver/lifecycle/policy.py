@@ -227,8 +227,11 @@ def _settled(file: FileRow, pins: Pins) -> Decision | None:
     if file.state in (State.RELEASED, State.GONE):
         return Decision(Action.SKIP, Why.NOTHING_TO_DO, (f"it is {file.state.label}",))
     if file.refusal is not None:
-        # Trying again what failed would cost the same every sweep; the scan forgets the refusal when the file changes.
-        return Decision(Action.SKIP, Why.REFUSED, (f"{file.refusal}; it is not tried again until it changes",))
+        # Trying again what failed would cost the same every sweep; the scan forgets the refusal when the file changes,
+        # a sweep all of them when the rules do.
+        return Decision(
+            Action.SKIP, Why.REFUSED, (f"{file.refusal}; it is not tried again until it or its rule changes",)
+        )
     return None
 
 

@@ -296,7 +296,7 @@ def test_a_subtree_pin_covers_what_lies_below_it_and_nothing_else(pins: list[tup
 def test_a_refused_file_is_not_tried_again_until_it_changes() -> None:
     decision = judge(file(refusal="truncated or corrupt"), {})
     assert (decision.action, decision.why) == (Action.SKIP, Why.REFUSED)
-    assert decision.reasons == ("truncated or corrupt; it is not tried again until it changes",)
+    assert decision.reasons == ("truncated or corrupt; it is not tried again until it or its rule changes",)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +26,8 @@ from archiver.errors import (
 )
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.plan import explain, plan
+from archiver.lifecycle.policy import Why
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import Site, open_site
 from archiver.models.vault import Vault
@@ -142,6 +145,21 @@ def test_release_refuses_what_falls_through_the_gate(site: Site, tier_root: Path
     # It is not tried again and again: only a change makes it a candidate anew.
     site.catalog.pin(row.tier_id, "2019", subtree=True)
     assert archive(site).counts.total() == 0
+
+
+def test_what_a_stricter_gate_refused_is_tried_again_once_under_another(site: Site, tier_root: Path) -> None:
+    lax = site.settings
+    strict = lax.rule[0].gate.model_copy(update={"semantic": 1.0, "colour": 0.0})
+    site.settings = lax.model_copy(update={"rule": (lax.rule[0].model_copy(update={"gate": strict}),)})
+    assert archive(site).count("record", Result.REFUSED) == 8
+    assert archive(site).counts.total() == 0, "what was refused once is not tried every hour"
+    site.settings = lax
+    (tier,) = site.local_tiers
+    later = datetime.now(UTC)
+    assert len(list(plan(site.catalog, tier, lax, later))) == 8
+    assert explain(site.catalog, tier, lax, later, "wide.jpg").decision.why is Why.COLD
+    assert row_of(site, tier_root / "wide.jpg").refusal == "gate failed", "who only looks changes nothing"
+    assert archive(site).count("release", Result.DONE) == 8
 
 
 def test_release_refuses_when_the_weights_are_not_in_the_vault(site: Site, tier_root: Path, tmp_path: Path) -> None:
