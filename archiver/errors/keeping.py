@@ -23,7 +23,10 @@ class PlaceholderDamaged(ArchiverError):
     """{path}: {problem}"""
 
     exit_code = 5
-    hint = "`archiver verify` compares it with the catalog; `archiver undo` works within the grace period."
+    hint = (
+        "`archiver verify` compares it with the catalog, `archiver rebuild` takes in what the catalog has missed; "
+        "`archiver undo` works within the grace period."
+    )
 
 
 class EnvelopeDamaged(ArchiverError):

@@ -156,7 +156,10 @@ def _put_back(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow) -> No
         intent = Intent("undo", row.path, held.record_id, original.st_ino, held=held.name)
         with reconcile.journalled(site, tier, intent):
             arrow("undo.journalled")
-            fileops.rename_noreplace(tier.holding_fd, held.name, directory_fd, row.name)
+            try:
+                fileops.rename_noreplace(tier.holding_fd, held.name, directory_fd, row.name)
+            except FileExistsError:  # saved there just now
+                raise FileModified(path=tier.root / row.path, state=row.state.label) from None
             fileops.fsync_directory(directory_fd)
             fileops.fsync_directory(tier.holding_fd)
             arrow("undo.exchanged")

@@ -146,6 +146,8 @@ class Gateway:
             raise Refusal("MethodNotAllowed", "this is a gateway for readers", {"Allow": "GET, HEAD"})
         self._guard.admit(asked)
         bucket, _, key = decoded(asked.path).lstrip("/").partition("/")
+        if not bucket:
+            raise Refusal("NotImplemented", "it lists no buckets, only what is in one that is named")
         if not any(tier.settings.bucket == bucket for tier in self._tiers):
             raise Refusal("NoSuchBucket", "no tier is in this bucket")
         if not key:

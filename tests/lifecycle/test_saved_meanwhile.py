@@ -312,3 +312,21 @@ def test_a_copy_of_an_original_that_could_not_be_finished_is_not_left(
     assert list(to.iterdir()) == []
     undo(site, [path], to=to)
     assert (to / "wide.jpg").read_bytes() == original
+
+
+def test_what_is_saved_where_an_original_is_being_put_back_stays(
+    site: Site, tier_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    path.unlink()
+    originals = held(site)
+    passed = at(monkeypatch, undoing, "undo.journalled", lambda: path.write_bytes(saved()))
+    outcomes: list[Outcome] = []
+    undo(site, [path], listener=outcomes.append)
+    assert passed
+    assert [outcome.error.message for outcome in outcomes if outcome.error] == [
+        f"{path} was changed since it was released"
+    ]
+    assert path.read_bytes() == saved()
+    assert held(site) == originals

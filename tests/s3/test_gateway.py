@@ -347,6 +347,7 @@ def test_parts_of_s3_that_a_reader_does_not_need_say_so(shared: Bucket, client: 
         lambda: client.get_object_acl(Bucket=shared.name, Key="plain.txt"),
         lambda: client.get_object(Bucket=shared.name, Key="plain.txt", VersionId="x"),
         lambda: client.list_objects(Bucket=shared.name),
+        lambda: client.list_buckets(),
     ):
         with pytest.raises(ClientError) as error:
             call()
