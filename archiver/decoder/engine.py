@@ -48,7 +48,7 @@ class Engine(Protocol):
 
     @property
     def profile(self) -> ProfileInfo:
-        """The profile that new records are coded with."""
+        """The profile that new records are coded with. Raises ProfileUnknown."""
         ...
 
     @property
@@ -97,8 +97,7 @@ class Engine(Protocol):
 def open_engine(settings: Settings) -> Engine:
     """The engine of a configuration; weights are loaded when they are first needed.
 
-    Raises ModelsNotInstalled, ProfileUnknown (the configured profile is not in the vault), ConfigInvalid (no usable
-    token), DecoderFailed (the device is not there).
+    Raises ModelsNotInstalled, ConfigInvalid (no usable token), DecoderFailed (the device is not there).
     """
     if settings.decoder.url is None:
         return open_here(settings)
@@ -128,7 +127,6 @@ def open_here(settings: Settings) -> QueuedEngine:
             raise ModelsNotInstalled(missing=error.name or error) from error
         where = "in this process"
         runner = LocalRunner(vault, device=decoder.device, batch=decoder.batch, threads=threads)
-    profile = vault.named(settings.model.profile)
     idle = None if decoder.idle is None else decoder.idle.total_seconds()
     service = DecodeService(runner, limit=decoder.waiting, idle=idle, where=where)
-    return QueuedEngine(vault, profile, settings.model.preset, service)
+    return QueuedEngine(vault, settings.model.profile, settings.model.preset, service)

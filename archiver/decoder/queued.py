@@ -26,17 +26,23 @@ Result = TypeVar("Result")
 
 
 class QueuedEngine:
-    """`archiver.decoder.engine.Engine` whose work waits in a `DecodeService`."""
+    """`archiver.decoder.engine.Engine` whose work waits in a `DecodeService`.
 
-    def __init__(self, vault: Vault, profile: ProfileInfo, preset: str, service: DecodeService) -> None:
+    `profile` is for new records; its name is looked up when there are some: others are decoded without it.
+    """
+
+    def __init__(self, vault: Vault, profile: ProfileInfo | str, preset: str, service: DecodeService) -> None:
         self.service = service
         self._vault = vault
         self._profile = profile
+        self._found: dict[bytes, ProfileInfo] = {}
         self._preset = preset
 
     @property
     def profile(self) -> ProfileInfo:
-        """The profile that new records are coded with."""
+        """The profile that new records are coded with. Raises ProfileUnknown."""
+        if isinstance(self._profile, str):
+            self._profile = self._vault.named(self._profile)
         return self._profile
 
     @property
@@ -45,11 +51,11 @@ class QueuedEngine:
         return self.service.device
 
     def encode(self, pictures: Sequence[Picture], scheme: Scheme) -> list[Record]:
-        """The records of pictures at the profile's working size. Raises SchemeUnsupported, PresetUnknown,
-        WeightsDamaged.
+        """The records of pictures at the profile's working size. Raises ProfileUnknown, SchemeUnsupported,
+        PresetUnknown, WeightsDamaged.
         """
-        steering = steering_of(self._profile, self._preset, scheme)
-        return self._do([Encode(picture, scheme, steering, self._profile.key) for picture in pictures])
+        steering = steering_of(self.profile, self._preset, scheme)
+        return self._do([Encode(picture, scheme, steering, self.profile.key) for picture in pictures])
 
     def decode(
         self, records: Sequence[Record], *, priority: Priority = Priority.BULK, deadline: float | None = None
@@ -73,14 +79,14 @@ class QueuedEngine:
         Cancelling a future drops what has not begun. Raises DecoderBusy, ProfileUnknown, SchemeUnsupported.
         """
         for record in records:
+            profile = self.profile_of(record)
             if record.scheme not in schemes.SUPPORTED:
-                raise _unsupported(self._profile, record.scheme)
-            self.profile_of(record)
+                raise _unsupported(profile, record.scheme)
         return self.service.submit([Decode(record) for record in records], priority, deadline, wait=wait)
 
     def measure(self, pictures: Sequence[Picture], decoded: Sequence[NDArray[np.uint8]]) -> list[FidelityReport]:
         """How near each decoded picture is to its original; the judge is the coder's own semantic network."""
-        return self._do([Measure(*pair, self._profile.key) for pair in zip(pictures, decoded, strict=True)])
+        return self._do([Measure(*pair, self.profile.key) for pair in zip(pictures, decoded, strict=True)])
 
     def colour_map(self, record: Record) -> NDArray[np.uint8]:
         """The colour map (rows, columns, 3) that a placeholder shows. Raises RecordCorrupt."""
@@ -88,7 +94,9 @@ class QueuedEngine:
 
     def profile_of(self, record: Record) -> ProfileInfo:
         """The profile that a record was coded with. Raises ProfileUnknown."""
-        return self._profile if record.profile == self._profile.key else self._vault.find(record.profile)
+        if record.profile not in self._found:
+            self._found[record.profile] = self._vault.find(record.profile)
+        return self._found[record.profile]
 
     def stats(self) -> Stats:
         """What the service is doing and has done."""

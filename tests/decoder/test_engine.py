@@ -352,9 +352,16 @@ def test_damaged_weights_decode_nothing(sources: list[Path], tmp_path: Path) -> 
         engine.decode(records)
 
 
-def test_an_engine_needs_its_profile(tmp_path: Path) -> None:
-    with pytest.raises(ProfileUnknown, match="embedded-1"):
-        open_engine(Settings.model_validate({"vault": {"path": tmp_path}}))
+def test_without_the_profile_for_new_records_others_are_decoded(
+    vault: Vault, engine: Engine, records: dict[Scheme, list[Record]]
+) -> None:
+    model = {"profile": "away", "preset": "quick", "threads": 1}
+    reader = open_engine(Settings.model_validate({"vault": {"path": vault.path}, "model": model}))
+    with closing(reader):
+        with pytest.raises(ProfileUnknown, match="away"):
+            reader.encode(PICTURES[:1], Scheme.SGC)
+        (pixels,) = reader.decode(records[Scheme.SGC][:1])
+    assert np.array_equal(pixels, engine.decode(records[Scheme.SGC][:1])[0])
 
 
 def test_without_torch_the_engine_says_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
