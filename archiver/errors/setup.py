@@ -118,6 +118,12 @@ class TierUnreachable(ArchiverError):
     )
 
 
+class TierEmpty(TierUnreachable):
+    """tier {tier} cannot be reached: {root} is empty"""
+
+    hint = "Nothing was changed. Mount its disk there, or copy the tier's files there, `.archiver` too; then try again."
+
+
 class TierOfAnotherCatalog(ArchiverError):
     """tier {tier} is archived with another catalog than this one"""
 

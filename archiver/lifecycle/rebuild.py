@@ -9,7 +9,7 @@ from threading import Event
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, State
-from archiver.errors import TierUnreachable
+from archiver.errors import TierEmpty
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, ignore
@@ -50,10 +50,10 @@ def rebuild(
 
 
 def _accept(site: Site, tier: LocalTier) -> None:
-    """Take what stands at a tier's root for it. Raises TierUnreachable, for an empty folder too: a disk goes there."""
+    """Take what stands at a tier's root for it. Raises TierUnreachable; TierEmpty: a disk goes there."""
     tier.expect(None)
     if not os.listdir(tier.root_fd):
-        raise TierUnreachable(tier=tier.name, reason=f"{tier.root} is empty")
+        raise TierEmpty(tier=tier.name, root=tier.root)
     site.catalog.accept_identity(site.tier_ids[tier.name], str(tier.check()))
 
 

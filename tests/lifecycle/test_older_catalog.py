@@ -17,7 +17,7 @@ import pytest
 from archiver.catalog.rows import State
 from archiver.catalog.schema import upgrade
 from archiver.config import Settings
-from archiver.errors import TierUnreachable
+from archiver.errors import TierEmpty, TierUnreachable
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
 from archiver.lifecycle.outcome import Result
@@ -159,7 +159,7 @@ def test_a_tier_that_was_copied_to_a_new_disk_is_accepted_with_all_it_had(
     tier_root.mkdir()
     with open_site(settings) as site:
         known = site.catalog.tiers()
-        with pytest.raises(TierUnreachable, match="is empty"):
+        with pytest.raises(TierEmpty, match="is empty"):
             rebuild(site, accept=["photos"])
         assert site.catalog.tiers() == known, "nothing but the old disk is the tier"
     tier_root.rmdir()
