@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from archiver.catalog.acts import let_go
 from archiver.catalog.ledger import Recorder
 from archiver.catalog.rows import Act, HoldingRow, held_name
 from archiver.catalog.store import PAGE
-from archiver.catalog.tables import File, Held, Record
+from archiver.catalog.tables import Audit, File, Held, Record
 from archiver.errors import NotTracked
 
 _HELD = select(Record.file_id, Held.record_id, Held.inode, Record.sha256, Held.size, Held.expires_at).join(
@@ -26,6 +26,13 @@ class HoldingArea(Recorder):
         query = _HELD.where(Record.file_id == file_id).order_by(Held.record_id.desc()).limit(1)
         with self._read() as connection:
             return next((holding_row(*row) for row in connection.execute(query)), None)
+
+    def held_since(self, file_id: int) -> int | None:
+        """When the original that is held for a file was last taken in, seconds since 1970; None where nothing tells."""
+        taken_in = (int(Act.RELEASED), int(Act.ADOPTED))
+        query = select(func.max(Audit.at)).where(Audit.file_id == file_id, Audit.act.in_(taken_in))
+        with self._read() as connection:
+            return connection.scalar(query)
 
     def holder_of(self, tier_id: int, inode: int, sha256: bytes) -> int | None:
         """The file for which a tier holds the original that had this inode and hash."""

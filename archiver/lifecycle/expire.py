@@ -89,9 +89,11 @@ def expire_file(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
     record_row = site.catalog.record(held.record_id)
     site.vault.require(record_row.profile)
     if row.record_id == held.record_id:  # else it is of a version that a user has written over
-        if row.state is State.SUPERSEDED and _carries_a_record(tier, row):
-            # Released again since the catalog was told, which was put back from a backup: with a grace period anew.
-            return adopt(site, tier, row)
+        if _released_again(site, tier, row, held):
+            # The catalog was not told, as one that was put back from a backup: with a grace period anew.
+            if row.state is not State.SUPERSEDED:
+                site.catalog.mark_superseded(row.id, version=row.version)
+            return adopt(site, tier, site.catalog.file(row.id))
         if row.state in (State.RELEASED, State.RECALLED):
             with hold(tier, row) as subject:
                 check_placeholder(subject, record_row.payload, decode=True)
@@ -108,6 +110,22 @@ def expire_file(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
     site.catalog.mark_expired(held)
     arrow("expire.committed")
     return Outcome(path, "expire", Result.DONE, bytes_before=stat.st_blocks * 512)
+
+
+def _released_again(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow) -> bool:
+    """Whether the original was given back and released once more since the catalog knows of it.
+
+    The new placeholder has another inode than the old one, or the same by chance, as inodes are used again: then the
+    original tells, as the exchange has changed its ctime.
+    """
+    if row.state is State.SUPERSEDED:
+        return _carries_a_record(tier, row)
+    if row.state not in (State.RELEASED, State.RECALLED) or (since := site.catalog.held_since(row.id)) is None:
+        return False
+    try:
+        return int(os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False).st_ctime) > since
+    except FileNotFoundError:
+        return False
 
 
 def _carries_a_record(tier: LocalTier, row: FileRow) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
 from tests.lifecycle.conftest import row_of, scan_all
 
+Patch = pytest.MonkeyPatch
 PutBack = Callable[[], Site]
 
 
@@ -122,18 +124,24 @@ def test_rebuild_leaves_a_damaged_placeholder_to_verify(site: Site, tier_root: P
     assert verify(site).count("verify", Result.FAILED) == 1
 
 
+@pytest.mark.parametrize("known", [State.SUPERSEDED, State.RELEASED], ids=["another inode", "the same inode again"])
 def test_what_was_given_back_and_released_again_has_its_whole_grace_period(
-    site: Site, tier_root: Path, put_back: Callable[[], PutBack]
+    site: Site, tier_root: Path, tmp_path: Path, put_back: Callable[[], PutBack], known: State, monkeypatch: Patch
 ) -> None:
     path = tier_root / "wide.jpg"
     original = path.read_bytes()
-    archive(site, paths=[path])
+    with monkeypatch.context() as patch:
+        patch.setattr(site.catalog, "_clock", lambda: time.time() - 60)  # a minute ago
+        archive(site, paths=[path])
     reopen = put_back()
     undo(site, [path])
     archive(site, paths=[path])
+    inode = path.stat().st_ino + (known is State.SUPERSEDED)
+    with closing(sqlite3.connect(tmp_path / "backup.db")) as backup, backup:
+        backup.execute("UPDATE file SET inode = ? WHERE name = ?", (inode, b"wide.jpg"))
     older = reopen()
     scan_all(older)
-    assert row_of(older, path).state is State.SUPERSEDED
+    assert row_of(older, path).state is known
     # The grace period of the release that the backup knows is over; that of the second began just now.
     tally = expire(older, datetime.now(UTC) + timedelta(days=31))
     assert tally.counts == {("adopt", Result.DONE): 1}
