@@ -53,7 +53,7 @@ def plan_of(answer: Answer) -> dict[str, Any]:
 
 def test_the_plan_shows_the_bill(run: Callable[..., Answer]) -> None:
     text = run("plan").ok().out
-    for words in ("storage a month now", "early deletion", "originals held in their grace period", "net in 1095 days"):
+    for words in ("storage a month now", "early deletion", "originals held in their grace period", "net in 1,095 days"):
         assert words in text
     plan = plan_of(run("plan", "--json").ok())
     assert plan["files"] == 3

@@ -24,7 +24,7 @@ from archiver.tiers.scan import scan
 
 def findings(settings: S3TierSettings, catalog: Catalog | None = None) -> dict[str, Check]:
     row = next(iter(catalog.tiers()), None) if catalog is not None else None
-    return {check.finding: check for check in look_at(settings, row)}
+    return {check.finding: check for check in look_at(settings, row, None)}
 
 
 def verdict_on(what: str, settings: S3TierSettings, catalog: Catalog | None = None) -> Verdict:
