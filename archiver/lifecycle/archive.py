@@ -148,7 +148,7 @@ def _tasks(
     now = datetime.now(UTC)
     if paths is not None:
         for path in paths:
-            require_own(site, site.locate(path).tier)
+            require_own(site.catalog, site.locate(path).tier)
             wanted = (State.RESIDENT, State.SUPERSEDED, State.RECORDED, State.RECALLED)
             for tier, row in islice(site.rows(path, wanted), limit):
                 yield Task(tier, planning.forced(row, tier.name, site.settings))
@@ -156,7 +156,6 @@ def _tasks(
     for name, tier in site.tiers.items():
         if tiers is None or name in tiers:
             try:
-                require_own(site, tier)
                 for act in planning.affordable(site.catalog, tier, site.settings, now, limit):
                     yield Task(tier, act)
             except (PlanCostsMore, TierOfAnotherCatalog) as error:

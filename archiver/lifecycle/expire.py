@@ -70,7 +70,7 @@ def _damage(site: Site, profile: bytes) -> ArchiverError | None:
 def _foreign(site: Site, name: str) -> ArchiverError | None:
     """Why a tier's originals are not this catalog's to delete, or not now."""
     try:
-        require_own(site, site.tiers[name])
+        require_own(site.catalog, site.tiers[name])
     except ArchiverError as error:
         return error
     return None

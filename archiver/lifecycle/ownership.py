@@ -6,14 +6,16 @@ knows nothing of it: by its own grace period it would delete originals that the 
 
 from __future__ import annotations
 
+from archiver.catalog import Catalog
+from archiver.catalog.tiers import IDENTITY
 from archiver.errors import TierOfAnotherCatalog, from_os_error
 from archiver.lifecycle.site import Site
 from archiver.tiers.protocol import Tier
 
 
-def require_own(site: Site, tier: Tier) -> None:
-    """Before releases and the end of grace periods. Raises TierOfAnotherCatalog, ArchiverError."""
-    if _owner(tier) not in ("", site.catalog.identity()):
+def require_own(catalog: Catalog, tier: Tier) -> None:
+    """Before plans, releases and the end of grace periods. Raises TierOfAnotherCatalog, ArchiverError."""
+    if _owner(tier) not in ("", catalog.setting(IDENTITY)):
         raise TierOfAnotherCatalog(tier=tier.name)
 
 
@@ -24,7 +26,7 @@ def claim(site: Site, tier: Tier) -> None:
     """
     if not _owner(tier):
         _own(site, tier)
-    require_own(site, tier)  # another may have been faster
+    require_own(site.catalog, tier)  # another may have been faster
 
 
 def take_over(site: Site, tier: Tier) -> None:

@@ -19,6 +19,7 @@ from archiver.config import GateSettings, RuleSettings, Settings, TierSettings
 from archiver.config_fields import SchemeName
 from archiver.errors import NotTracked, TierNotScanned
 from archiver.formats import Limits
+from archiver.lifecycle.ownership import require_own
 from archiver.lifecycle.policy import (
     Action,
     Condition,
@@ -174,7 +175,7 @@ def plan(
 ) -> Iterator[PlannedAct]:
     """The acts of one sweep, coldest first, streamed; `summary` fills up as they are taken.
 
-    Raises, before the first act, TierNotScanned and TierUnreachable.
+    Raises, before the first act, TierNotScanned, TierUnreachable and TierOfAnotherCatalog.
     """
     row = _usable(catalog, tier)
     # Files once refused are not acted upon: they are worth reading only where somebody counts.
@@ -221,7 +222,7 @@ def forced(file: FileRow, tier: str, settings: Settings) -> PlannedAct:
 def explain(catalog: Catalog, tier: Tier, settings: Settings, now: datetime, path: str) -> Explanation:
     """What becomes of the file at `path` (relative to its tier), and which condition of which rule holds or fails.
 
-    Raises TierNotScanned, TierUnreachable, NotTracked.
+    Raises TierNotScanned, TierUnreachable, TierOfAnotherCatalog, NotTracked.
     """
     row = _usable(catalog, tier)
     file = catalog.find(row.id, path)
@@ -245,6 +246,7 @@ def _usable(catalog: Catalog, tier: Tier) -> TierRow:
         raise TierNotScanned(tier=tier.name)
     tier.expect(row.identity)
     tier.check()
+    require_own(catalog, tier)
     return row
 
 

@@ -82,7 +82,7 @@ def tidy(ground: Ground) -> Iterator[Outcome]:
     catalog, setting = ground.site.catalog, f"s3.tidied.{ground.tier.name}"
     if not catalog.tier(ground.tier_id).identity or time.time() - float(catalog.setting(setting) or 0) < _OFTEN:
         return  # never scanned, or tidied today
-    require_own(ground.site, ground.tier)
+    require_own(ground.site.catalog, ground.tier)
     listed = frozenset(held.name for held in catalog.holding_due(_EVER))
     for copy in ground.held.unlisted(listed):
         if ground.held.is_whole_elsewhere(copy):

@@ -33,6 +33,8 @@ def test_every_verb_that_would_act_says_whose_the_tier_is(second: Installation) 
     named = second.run("archive", second.photos)
     assert named.code == 4
     assert named.err.splitlines()[0] == "error: tier photos is archived with another catalog than this one"
+    planned = second.run("plan")
+    assert (planned.code, planned.err) == (named.code, named.err)
     ruled = second.run("archive")
     assert ruled.code == 1
     assert "tier of another catalog" in ruled.out
