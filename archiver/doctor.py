@@ -40,6 +40,7 @@ from archiver.errors import (
     from_os_error,
 )
 from archiver.lifecycle import journal
+from archiver.lifecycle.ownership import is_anothers
 from archiver.models.vault import Vault
 from archiver.tiers.local import Abilities, LocalTier
 from archiver.tiers.protocol import Tier
@@ -327,8 +328,8 @@ def _tier(settings: Settings, tier: TierSettings) -> Iterator[Check]:
 
 
 def belonging(tier: Tier, identity: str | None) -> Iterator[Check]:
-    """Whether another catalog than the one of this identity has the tier. Raises ArchiverError, OSError."""
-    if tier.owner() not in ("", identity):
+    """What follows where another catalog than the one of this identity has the tier. Raises ArchiverError."""
+    if is_anothers(tier, identity):
         error = TierOfAnotherCatalog(tier=tier.name)
         yield Check(f"tier {tier.name}", Verdict.WARNING, error.message, error.hint)
 

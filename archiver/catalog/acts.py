@@ -69,10 +69,11 @@ class Acts(Recorder):
                     noted += 1
         return noted
 
-    def forget_refusals(self) -> None:
-        """Every file once refused may be tried again."""
+    def forget_refusals(self, tier_id: int) -> None:
+        """Every file of a tier once refused may be tried again."""
+        refused = update(File).where(File.tier_id == tier_id, File.refusal.is_not(None))
         with self._write() as connection:
-            connection.execute(update(File).where(File.refusal.is_not(None)).values(refusal=None))
+            connection.execute(refused.values(refusal=None))
 
     def mark_released(
         self,

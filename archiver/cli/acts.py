@@ -49,11 +49,10 @@ def archive(invocation: Invocation, targets: tuple[str, ...], limit: int | None,
     from archiver.lifecycle.archive import archive as run
 
     with open_site(invocation.settings) as site:
-        concerned = _tiers(site, paths) if paths is not None else [site.tiers[name] for name in names or site.tiers]
         return _report(
             invocation,
             site,
-            concerned,
+            site.concerned(names, paths),
             "archiving",
             lambda listener, stop: run(site, tiers=names, paths=paths, limit=limit, listener=listener, stop=stop),
         )
@@ -80,7 +79,7 @@ def recall(invocation: Invocation, paths: tuple[Where, ...]) -> int:
         return _report(
             invocation,
             site,
-            _tiers(site, paths),
+            site.concerned(None, paths),
             "recalling",
             lambda listener, stop: run(site, paths, listener=listener, stop=stop),
         )
@@ -113,15 +112,10 @@ def undo(invocation: Invocation, paths: tuple[Where, ...], to: Path | None) -> i
         return _report(
             invocation,
             site,
-            _tiers(site, paths),
+            site.concerned(None, paths),
             "undoing",
             lambda listener, stop: run(site, paths, to=to, listener=listener, stop=stop),
         )
-
-
-def _tiers(site: Site, paths: Iterable[Where]) -> list[Tier]:
-    """The tiers that paths lie in, each once. Raises NotInAnyTier, TierNotScanned."""
-    return list({tier.name: tier for tier in (site.locate(path).tier for path in paths)}.values())
 
 
 def _report(

@@ -128,7 +128,10 @@ def archive(
     the tier of `paths`, and the errors of the models.
     """
     stop = stop or Event()
-    forget_outdated(site.catalog, site.settings)
+    for tier in site.concerned(tiers, paths):
+        if paths is not None:  # else its plan asks
+            require_own(site.catalog, tier)
+        forget_outdated(site.catalog, site.settings, tier.name, site.tier_ids[tier.name])
     with _Run(site, listener, stop) as run:
         for batch in _batches(_tasks(site, tiers, paths, limit, run.refuse_plan), site.settings.model.batch):
             if stop.is_set():
@@ -148,18 +151,16 @@ def _tasks(
     now = datetime.now(UTC)
     if paths is not None:
         for path in paths:
-            require_own(site.catalog, site.locate(path).tier)
             wanted = (State.RESIDENT, State.SUPERSEDED, State.RECORDED, State.RECALLED)
             for tier, row in islice(site.rows(path, wanted), limit):
                 yield Task(tier, planning.forced(row, tier.name, site.settings))
         return
-    for name, tier in site.tiers.items():
-        if tiers is None or name in tiers:
-            try:
-                for act in planning.affordable(site.catalog, tier, site.settings, now, limit):
-                    yield Task(tier, act)
-            except (PlanCostsMore, TierOfAnotherCatalog) as error:
-                refuse(tier, error)  # and the other tiers go on
+    for tier in site.concerned(tiers, None):
+        try:
+            for act in planning.affordable(site.catalog, tier, site.settings, now, limit):
+                yield Task(tier, act)
+        except (PlanCostsMore, TierOfAnotherCatalog) as error:
+            refuse(tier, error)  # and the other tiers go on
 
 
 def _batches(tasks: Iterator[Task], size: int) -> Iterator[list[Task]]:

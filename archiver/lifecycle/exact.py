@@ -22,7 +22,8 @@ from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.keeper import Original, Readable
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.overwrite import require_untouched, write_over
+from archiver.lifecycle.overwrite import write_over
+from archiver.lifecycle.placeholder import require_unwritten
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject
 from archiver.tiers import fileops
@@ -102,9 +103,7 @@ def restore(
     settled then.
     """
     original = unpack(subject, envelope)
-    with subject.reader() as reader:
-        own = formats.payload_end(reader)
-    require_untouched(subject.fd, original, subject.path, own)
+    require_unwritten(subject, envelope, original)
     row, tier = subject.row, subject.tier
     assert row.record_id is not None  # its caller compared the record with the catalog's
     before = fileops.allocated_bytes(subject.fd)

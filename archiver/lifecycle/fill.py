@@ -22,8 +22,8 @@ from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.overwrite import require_untouched, write_over
-from archiver.lifecycle.placeholder import read_carried, require_within
+from archiver.lifecycle.overwrite import write_over
+from archiver.lifecycle.placeholder import read_carried, require_unwritten, require_within
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import OpenFile, Subject
 from archiver.tiers import fileops
@@ -88,7 +88,7 @@ def fill(
     before = fileops.allocated_bytes(subject.fd)
     intent = Intent("recall", row.path, row.record_id, row.inode)
     with ThreadPoolExecutor(1, "fill") as beside:
-        rendering = beside.submit(lambda: _fitting(subject, render(site, carried, decode())))
+        rendering = beside.submit(lambda: _fitting(site, subject, carried, decode()))
         with reconcile.journalled(site, subject.tier, intent, ready=rendering.result):
             arrow("recall.journalled")
             subject.require_unchanged()
@@ -118,7 +118,7 @@ def fill_unlisted(
     There is no journal to note it in. Where it dies the placeholder stands, with space behind its head that the next
     fill uses. Raises ImageRefused, FileModified, OSError.
     """
-    image = _fitting(file, render(site, carried, generated))
+    image = _fitting(site, file, carried, generated)
     # Its metadata may stand behind the first block, and nothing else has it: it goes last too, in the same write.
     head = len(formats.build_placeholder(carried.envelope, carried.metadata, schemes.preview(carried.record)))
     before = fileops.allocated_bytes(file.fd)
@@ -136,11 +136,13 @@ def fill_unlisted(
     return _done(file, carried, before)
 
 
-def _fitting(file: OpenFile, image: bytes) -> bytes:
-    """The image, where nothing else stands behind the placeholder's head. Raises FileModified, OSError."""
-    with file.reader() as reader:
-        own = formats.metadata_end(reader)
-    require_untouched(file.fd, image, file.path, own)
+def _fitting(site: Site, file: OpenFile, carried: Carried, generated: Generated) -> bytes:
+    """The generated file, where nothing of anybody else's stands behind the placeholder's head.
+
+    Raises ImageRefused, FileModified, OSError.
+    """
+    image = render(site, carried, generated)
+    require_unwritten(file, carried.envelope, image)
     return image
 
 

@@ -13,9 +13,14 @@ from archiver.lifecycle.site import Site
 from archiver.tiers.protocol import Tier
 
 
+def is_anothers(tier: Tier, identity: str | None) -> bool:
+    """Whether another catalog than the one of this identity has the tier. Raises ArchiverError."""
+    return _owner(tier) not in ("", identity)
+
+
 def require_own(catalog: Catalog, tier: Tier) -> None:
     """Before plans, releases and the end of grace periods. Raises TierOfAnotherCatalog, ArchiverError."""
-    if _owner(tier) not in ("", catalog.setting(IDENTITY)):
+    if is_anothers(tier, catalog.setting(IDENTITY)):
         raise TierOfAnotherCatalog(tier=tier.name)
 
 
@@ -34,7 +39,7 @@ def take_over(site: Site, tier: Tier) -> None:
 
     Raises ArchiverError.
     """
-    if _owner(tier) not in ("", site.catalog.identity()):
+    if is_anothers(tier, site.catalog.identity()):
         _own(site, tier, instead=True)
         site.catalog.note_accepted(site.tier_ids[tier.name], "it was another catalog's")
 

@@ -46,13 +46,15 @@ def require_within(limits: Limits, envelope: Envelope, path: Path) -> None:
         raise PlaceholderDamaged(path=path, problem=f"it claims to stand for {claim}, more than [limits] allows")
 
 
-def require_unwritten(file: OpenFile, envelope: Envelope) -> None:
-    """What somebody wrote into a placeholder is theirs: no recall or undo may take it. Raises FileModified."""
+def require_unwritten(file: OpenFile, envelope: Envelope, content: bytes = b"") -> None:
+    """What somebody wrote into a placeholder is theirs: no recall or undo may take it. `content`: what is about to be
+    written, of which a fill that died may have left some. Raises FileModified, OSError.
+    """
     if envelope.kind is Kind.PLACEHOLDER:
         kept = Record.from_bytes(envelope.record).scheme == Scheme.LOSSLESS
         with file.reader() as reader:
             own = formats.payload_end(reader) if kept else formats.metadata_end(reader)
-        require_untouched(file.fd, b"", file.path, own)
+        require_untouched(file.fd, content, file.path, own)
 
 
 def read_carried(file: OpenFile, *kinds: Kind) -> tuple[Envelope, Metadata]:

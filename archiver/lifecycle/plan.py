@@ -228,7 +228,7 @@ def explain(catalog: Catalog, tier: Tier, settings: Settings, now: datetime, pat
     file = catalog.find(row.id, path)
     if file is None:
         raise NotTracked(path=tier.where(path))
-    if are_outdated(catalog, settings):
+    if are_outdated(catalog, settings, tier.name):
         file = replace(file, refusal=None)
     rules = compile_rules(settings, tier.name)
     probe = _FileProbe(catalog, tier, file, _limits(settings))
@@ -284,7 +284,7 @@ def _acts(
     rules, purse = compile_rules(settings, tier.name), Purse.of(tier, settings, now)
     sweep = _Sweep(tier.settings, limit, summary)
     pins, limits = Pins(catalog.pins(row.id)), _limits(settings)
-    again = are_outdated(catalog, settings)
+    again = are_outdated(catalog, settings, tier.name)
     for file in catalog.candidates(row.id, accessed_before=_warm_since(rules, now), refused=count_refused or again):
         file = replace(file, refusal=None) if again else file
         if sweep.has_freed_enough and not any(rule.settings.action == "record" for rule in rules):

@@ -112,6 +112,12 @@ class Site:
                 return Located(tier, self.tier_ids[tier.name], relative)
         raise NotInAnyTier(path=where)
 
+    def concerned(self, tiers: Sequence[str] | None, paths: Sequence[Where] | None) -> list[Tier]:
+        """The tiers that `paths` lie in, each once, else those named, else all. Raises NotInAnyTier, TierNotScanned."""
+        if paths is not None:
+            return list({tier.name: tier for tier in (self.locate(path).tier for path in paths)}.values())
+        return [tier for name, tier in self.tiers.items() if tiers is None or name in tiers]
+
     def rows(self, path: Where, states: Sequence[State]) -> Iterator[tuple[Tier, FileRow]]:
         """The tracked file at `path`, or every tracked file below it in one of `states`.
 

@@ -12,6 +12,7 @@ import pytest
 from archiver import formats
 from archiver.catalog.rows import Act, State
 from archiver.codec.picture import Picture
+from archiver.config import Settings
 from archiver.errors import (
     ArchiverError,
     FileModified,
@@ -160,6 +161,22 @@ def test_what_a_stricter_gate_refused_is_tried_again_once_under_another(site: Si
     assert explain(site.catalog, tier, lax, later, "wide.jpg").decision.why is Why.COLD
     assert row_of(site, tier_root / "wide.jpg").refusal == "gate failed", "who only looks changes nothing"
     assert archive(site).count("release", Result.DONE) == 8
+
+
+def test_a_machine_with_other_rules_in_the_same_catalog_changes_nothing_about_refusals(
+    site: Site, settings: Settings, tmp_path: Path
+) -> None:
+    lax = site.settings
+    strict = lax.rule[0].gate.model_copy(update={"semantic": 1.0, "colour": 0.0})
+    site.settings = lax.model_copy(update={"rule": (lax.rule[0].model_copy(update={"gate": strict}),)})
+    assert archive(site).count("record", Result.REFUSED) == 8
+    (tmp_path / "other").mkdir()
+    photograph(9).save(tmp_path / "other" / "other.jpg", quality=90)
+    tier = settings.tier[0].model_copy(update={"name": "other", "path": tmp_path / "other"})
+    with open_site(settings.model_copy(update={"tier": (tier,)})) as elsewhere:
+        scan_all(elsewhere)
+        assert archive(elsewhere).count("release", Result.DONE) == 1
+    assert archive(site).counts.total() == 0
 
 
 def test_release_refuses_when_the_weights_are_not_in_the_vault(site: Site, tier_root: Path, tmp_path: Path) -> None:
