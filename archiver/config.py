@@ -46,7 +46,7 @@ from archiver.config_fields import (
 )
 from archiver.config_gateway import GatewaySettings
 from archiver.config_prices import PriceSettings, price_problems
-from archiver.config_problems import Place, all_problems, disagreements
+from archiver.config_problems import Place, all_problems, disagreements, shared_folders
 from archiver.config_tiers import AnyTier, LocalTierSettings, S3TierSettings, TierSettings
 from archiver.errors import ConfigInvalid, ConfigMissing
 
@@ -410,13 +410,20 @@ def load(path: Path) -> Settings:
 
 
 def parse(text: str, path: Path) -> Settings:
-    """Validate TOML text; `path` names it in errors. Raises ConfigInvalid, as `load` does."""
+    """Validate TOML text, and that its tiers lie apart on this machine; `path` names it in errors.
+
+    Raises ConfigInvalid, as `load` does.
+    """
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigInvalid(path=path, problem=f"is not TOML: {error}") from None
     try:
-        return Settings.model_validate(raw)
+        settings = Settings.model_validate(raw)
     except ValidationError as error:
         problems = all_problems(error, raw, Settings)
+    else:
+        problems = shared_folders([(tier.name, tier.path) for tier in settings.tier if tier.kind == "local"])
+        if not problems:
+            return settings
     raise ConfigInvalid(path=path, problem="; ".join(problems), problems=tuple(problems))

@@ -10,10 +10,12 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
+
+from archiver.mounts import location
 
 
 def all_problems(error: ValidationError, raw: dict[str, Any], model: type[BaseModel]) -> list[str]:
@@ -70,6 +72,19 @@ def disagreements(
         if first and second and first.overlaps(second):
             problems.append(f"tiers {one!r} and {other!r} overlap: {first.shown} and {second.shown}")
     return problems
+
+
+def shared_folders(tiers: Sequence[tuple[str, Path]]) -> list[str]:
+    """Which tiers (name, folder) are one folder, or one lies in the other, by a symbolic link or a bind mount.
+
+    The pins and rules of one would protect nothing from the other.
+    """
+    places = [(name, path, location(path)) for name, path in tiers]
+    return [
+        f"tiers {one!r} and {other!r} overlap: {first} and {second} are one folder, or one lies in the other"
+        for (one, first, here), (other, second, there) in combinations(places, 2)
+        if here.is_relative_to(there) or there.is_relative_to(here)
+    ]
 
 
 def _disagreements_in(raw: dict[str, Any]) -> list[str]:

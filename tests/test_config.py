@@ -240,6 +240,17 @@ def test_overlapping_tiers_are_refused() -> None:
     assert apart.path == Path("/pq")
 
 
+def test_tiers_that_overlap_by_a_symbolic_link_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "photos" / "2019").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "photos" / "2019")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    two = '[[tier]]\nname = "a"\npath = "{0}/photos"\n[[tier]]\nname = "b"\npath = "{0}/{1}"\n'
+    (problem,) = problems_of(two.format(tmp_path, "link"))
+    assert problem.startswith(f"tiers 'a' and 'b' overlap: {tmp_path}/photos and {tmp_path}/link are")
+    for apart in ("circle", "photos-2019", "no/such/folder"):
+        assert len(parse(two.format(tmp_path, apart), HERE).tier) == 2
+
+
 BUCKET = '[[tier]]\nname = "{}"\nkind = "s3"\nbucket = "photos"\nprefix = "{}"\nendpoint = "{}"\n'
 
 

@@ -24,6 +24,7 @@ from archiver.errors import (
     TierUnreachable,
     from_os_error,
 )
+from archiver.mounts import mounts
 from archiver.tiers import fileops
 from archiver.tiers.listing import AREA
 from archiver.tiers.own_reads import OwnReads
@@ -397,9 +398,7 @@ def _filesystem_type(fd: int) -> str:
     with contextlib.suppress(FileNotFoundError):
         facts = Path(f"/proc/self/fdinfo/{fd}").read_text().split()
         number = facts[facts.index("mnt_id:") + 1]
-        for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-            if line.split(" ", 1)[0] == number:
-                return line.partition(" - ")[2].split(" ", 1)[0]
+        return next((mount.kind for mount in mounts() if mount.number == int(number)), "")
     return ""
 
 

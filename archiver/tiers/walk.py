@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from archiver.catalog import Catalog
 from archiver.catalog.rows import LONGEST_PATH, DirectoryRow
 from archiver.errors import TierBeingScanned, TierUnreachable, from_os_error
+from archiver.mounts import mounts
 from archiver.tiers import fileops
 from archiver.tiers.batches import Batches
 from archiver.tiers.compare import Comparison, as_new
@@ -181,10 +181,5 @@ def alone(tier: LocalTier) -> Iterator[None]:
 
 def mounts_below(root: Path) -> frozenset[str]:
     """Paths, relative to `root`, where something else is mounted. Bind mounts have no other sign of it."""
-    try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
-    except FileNotFoundError:  # no /proc: mounts of other filesystems are still told by their device
-        return frozenset()
-    top = os.fsencode(root.resolve()).rstrip(b"/") + b"/"
-    points = (re.sub(rb"\\([0-7]{3})", lambda octal: bytes([int(octal[1], 8)]), line.split(b" ")[4]) for line in lines)
-    return frozenset(os.fsdecode(point[len(top) :]) for point in points if point.startswith(top))
+    top = str(root.resolve()).rstrip("/") + "/"
+    return frozenset(mount.point.removeprefix(top) for mount in mounts() if mount.point.startswith(top))
