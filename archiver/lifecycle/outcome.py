@@ -11,8 +11,20 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from archiver.codec.fidelity import FidelityReport
-from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, from_os_error
+from archiver.errors import (
+    EXIT_OK,
+    EXIT_WARNINGS,
+    ArchiverError,
+    CatalogUnavailable,
+    DiskFull,
+    InputOutputError,
+    ReadOnlyFilesystem,
+    TierUnreachable,
+    from_os_error,
+)
 from archiver.tiers.protocol import Where
+
+_BROKEN = (CatalogUnavailable, TierUnreachable, DiskFull, ReadOnlyFilesystem, InputOutputError)
 
 
 class Result(StrEnum):
@@ -72,8 +84,8 @@ def attempt(path: Where, act: str, do: Callable[[], Outcome], *, otherwise: Resu
 
 
 def failed(path: Where, act: str, error: ArchiverError, result: Result = Result.FAILED) -> Outcome:
-    """The outcome of an act that ended with an error."""
-    return Outcome(path, act, result, error.message, error=error)
+    """The outcome of an act that ended with an error: `result`, but what broke is no refusal, whoever met it."""
+    return Outcome(path, act, Result.FAILED if isinstance(error, _BROKEN) else result, error.message, error=error)
 
 
 @dataclass(slots=True)

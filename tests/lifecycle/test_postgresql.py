@@ -7,12 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fixtures_catalog import sql
+from fixtures_catalog import CUT, sql
 
 from archiver.catalog.schema import upgrade
 from archiver.config import Settings
+from archiver.errors import CatalogUnavailable
 from archiver.lifecycle.archive import archive
-from archiver.lifecycle.outcome import Result
+from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.site import open_site
@@ -49,3 +50,33 @@ def test_a_tier_goes_all_the_way_round_and_its_catalog_is_rebuilt(
         assert undo(site, [tier_root]).count("undo", Result.DONE) == len(originals)
     assert {path: path.read_bytes() for path in originals} == originals
     assert not os.listdir(tier_root / ".archiver" / "holding")
+
+
+def test_a_server_that_goes_in_the_middle_ends_the_run_and_loses_nothing(
+    postgresql_url: str,
+    postgresql_server: Callable[[str], str],
+    settings: Settings,
+    tier_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    originals = {path: path.read_bytes() for path in tracked_files(tier_root)}
+    monkeypatch.setenv("ARCHIVER_CATALOG_URL", postgresql_url)
+    upgrade(postgresql_url)
+    outcomes: list[Outcome] = []
+
+    def unplug(outcome: Outcome) -> None:
+        outcomes.append(outcome)
+        if [one.act for one in outcomes].count("release") == 1 and outcome.act == "release":
+            sql(postgresql_server("postgres"), "ALTER DATABASE catalog ALLOW_CONNECTIONS false")
+            sql(postgresql_server("postgres"), CUT)
+
+    with open_site(settings) as site:
+        scan_all(site)
+        with pytest.raises(CatalogUnavailable):
+            archive(site, listener=unplug)
+    sql(postgresql_server("postgres"), "ALTER DATABASE catalog ALLOW_CONNECTIONS true")
+    assert Result.REFUSED not in {outcome.result for outcome in outcomes}
+    with open_site(settings) as site:
+        assert archive(site).count("release", Result.DONE) == len(originals) - 1
+        assert undo(site, [tier_root]).count("undo", Result.DONE) == len(originals)
+    assert {path: path.read_bytes() for path in originals} == originals

@@ -15,18 +15,22 @@ from archiver.codec.picture import Picture
 from archiver.config import Settings
 from archiver.errors import (
     ArchiverError,
+    CatalogUnavailable,
+    DiskFull,
     FileModified,
     FileOpen,
     FileVanished,
     GateFailed,
     HardLinked,
     ImageRefused,
+    InputOutputError,
     Pinned,
     ProfileUnknown,
     TierNotScanned,
+    TierUnreachable,
 )
 from archiver.lifecycle.archive import archive
-from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.outcome import Outcome, Result, attempt
 from archiver.lifecycle.plan import explain, plan
 from archiver.lifecycle.policy import Why
 from archiver.lifecycle.recall import recall
@@ -263,3 +267,23 @@ def _record_only(site: Site, path: Path) -> None:
     assert archive(site, paths=[path]).count("record", Result.DONE) == 1
     site.settings = settings
     assert row_of(site, path).state is State.RECORDED
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        CatalogUnavailable(url="sqlite:////c.db", reason="locked"),
+        TierUnreachable(tier="photos", root="/p", reason="not mounted"),
+        DiskFull(path="/p/a.jpg"),
+        InputOutputError(path="/p/a.jpg", reason="Input/output error"),
+    ],
+)
+def test_what_broke_meanwhile_is_a_failure_and_no_refusal(broken: ArchiverError) -> None:
+    def act(error: ArchiverError) -> Outcome:
+        raise error
+
+    assert attempt(Path("/p/a.jpg"), "release", lambda: act(broken), otherwise=Result.REFUSED).result is Result.FAILED
+    open_file = FileOpen(path="/p/a.jpg")
+    assert (
+        attempt(Path("/p/a.jpg"), "release", lambda: act(open_file), otherwise=Result.REFUSED).result is Result.REFUSED
+    )
