@@ -36,8 +36,8 @@ from archiver.codec.record import Record, Scheme
 from archiver.config import Settings
 from archiver.decoder.backend import Backend
 from archiver.decoder.decoding import decode_records
-from archiver.decoder.engine import open_engine
 from archiver.decoder.networks import open_backend
+from archiver.decoder.opening import open_engine
 from archiver.models.vault import Vault
 
 Decode = Callable[[Sequence[Record]], Sequence[NDArray[np.uint8]]]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,14 +13,7 @@ from numpy.typing import NDArray
 from archiver.codec.fidelity import FidelityReport
 from archiver.codec.picture import Picture
 from archiver.codec.record import Record, Scheme
-from archiver.config import Settings
-from archiver.errors import ModelsNotInstalled
 from archiver.models.profiles import ProfileInfo
-from archiver.models.vault import Vault
-
-if TYPE_CHECKING:
-    from archiver.decoder.queued import QueuedEngine
-    from archiver.decoder.work import Runner
 
 
 class Priority(IntEnum):
@@ -92,41 +83,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """Drop what waits, finish what runs, give memory, processes and connections back."""
         ...
-
-
-def open_engine(settings: Settings) -> Engine:
-    """The engine of a configuration; weights are loaded when they are first needed.
-
-    Raises ModelsNotInstalled, ConfigInvalid (no usable token), DecoderFailed (the device is not there).
-    """
-    if settings.decoder.url is None:
-        return open_here(settings)
-    from archiver.decoder.remote import RemoteEngine
-
-    return RemoteEngine(settings)
-
-
-def open_here(settings: Settings) -> QueuedEngine:
-    """The engine that decodes on this machine, in this process or in a worker. Raises as `open_engine` does."""
-    from archiver.decoder.queued import QueuedEngine
-    from archiver.decoder.service import DecodeService
-
-    vault, decoder = Vault(settings.vault.path), settings.decoder
-    threads = settings.model.threads or len(os.sched_getaffinity(0))
-    runner: Runner
-    if decoder.where == "worker":
-        from archiver.decoder.worker import WHERE, Setup, WorkerRunner
-
-        if importlib.util.find_spec("torch") is None:
-            raise ModelsNotInstalled(missing="torch")
-        where, runner = WHERE, WorkerRunner(Setup(vault.path, decoder.device, decoder.batch, threads))
-    else:
-        try:
-            from archiver.decoder.networks import LocalRunner
-        except ImportError as error:
-            raise ModelsNotInstalled(missing=error.name or error) from error
-        where = "in this process"
-        runner = LocalRunner(vault, device=decoder.device, batch=decoder.batch, threads=threads)
-    idle = None if decoder.idle is None else decoder.idle.total_seconds()
-    service = DecodeService(runner, limit=decoder.waiting, idle=idle, where=where)
-    return QueuedEngine(vault, settings.model.profile, settings.model.preset, service)

@@ -7,7 +7,7 @@ part needs the model libraries. Recalling needs neither them nor weights: the ot
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from archiver.codec.record import Record, Scheme
 from archiver.config import Settings
 from archiver.decoder import wire
 from archiver.decoder.client import Client
-from archiver.decoder.engine import Generated, Priority, open_here
+from archiver.decoder.engine import Generated, Priority
 from archiver.decoder.queued import QueuedEngine
 from archiver.errors import DecoderProfileMissing, ProfileUnknown
 from archiver.models.profiles import ProfileInfo
@@ -27,10 +27,13 @@ from archiver.models.vault import Vault
 
 
 class RemoteEngine:
-    """`archiver.decoder.engine.Engine` whose records another host decodes. Raises ConfigInvalid (no usable token)."""
+    """`archiver.decoder.engine.Engine` whose records another host decodes; `open_coder` makes the one that codes here.
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    Raises ConfigInvalid (no usable token).
+    """
+
+    def __init__(self, settings: Settings, open_coder: Callable[[Settings], QueuedEngine]) -> None:
+        self._settings, self._open_coder = settings, open_coder
         self._client = Client(settings)
         self._vault = Vault(settings.vault.path)
         self._lock = threading.Lock()
@@ -118,7 +121,7 @@ class RemoteEngine:
         with self._lock:
             if self._coder is None:
                 here = self._settings.decoder.model_copy(update={"where": "process"})
-                self._coder = open_here(self._settings.model_copy(update={"decoder": here}))
+                self._coder = self._open_coder(self._settings.model_copy(update={"decoder": here}))
             return self._coder
 
     def _remote_profiles(self) -> tuple[ProfileInfo, ...]:

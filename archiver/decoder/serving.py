@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from archiver import http_server
 from archiver.config import Settings
-from archiver.decoder.engine import open_here
+from archiver.decoder.opening import open_here
 from archiver.decoder.server import create_app
 from archiver.errors import ConfigInvalid, DecoderUnguarded
 from archiver.http_server import Listening

@@ -55,7 +55,7 @@ class Site:
         """The model; loaded when first asked for. Raises ModelsNotInstalled, ProfileUnknown, WeightsDamaged."""
         with self._lock:
             if self._engine is None:
-                from archiver.decoder.engine import open_engine
+                from archiver.decoder.opening import open_engine
 
                 self._engine = open_engine(self.settings)
             return self._engine

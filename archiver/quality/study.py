@@ -11,7 +11,8 @@ from pathlib import Path
 from threading import Event
 
 from archiver.config import Settings
-from archiver.decoder.engine import Engine, open_engine
+from archiver.decoder.engine import Engine
+from archiver.decoder.opening import open_engine
 from archiver.errors import ImageRefused, NothingToMeasure, ProfileInvalid
 from archiver.formats.inspection import refuse_ours
 from archiver.models.vault import Vault

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from archiver import http_server
 from archiver.catalog import Catalog
 from archiver.config import S3TierSettings, Settings
-from archiver.decoder.engine import open_engine
+from archiver.decoder.opening import open_engine
 from archiver.errors import CatalogOutdated, CatalogTooNew, CatalogUnavailable, GatewayUnguarded, GatewayWithoutTier
 from archiver.http_server import Listening
 from archiver.s3.cache import ImageCache

@@ -29,10 +29,11 @@ from archiver.codec.record import (
     Steering,
 )
 from archiver.config import Settings
-from archiver.decoder.engine import Engine, open_engine
+from archiver.decoder.engine import Engine
 from archiver.decoder.judge import binary_cross_entropy
 from archiver.decoder.local import LocalEngine
 from archiver.decoder.networks import LocalRunner
+from archiver.decoder.opening import open_engine
 from archiver.decoder.work import Decode, Encode
 from archiver.errors import (
     ModelsNotInstalled,
@@ -368,7 +369,7 @@ def test_without_torch_the_engine_says_what_is_missing(tmp_path: Path, monkeypat
     for name in [name for name in sys.modules if name.startswith("archiver.decoder.") or name == "torch"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torch", None)
-    from archiver.decoder.engine import open_engine as fresh
+    from archiver.decoder.opening import open_engine as fresh
 
     with pytest.raises(ModelsNotInstalled, match="torch"):
         fresh(Settings.model_validate({"vault": {"path": tmp_path}}))

@@ -29,7 +29,8 @@ from archiver.codec import schemes
 from archiver.codec.record import EmbeddingGuidance, LinearGuidance, Sampler, Scheme, Steering
 from archiver.config import Settings
 from archiver.decoder import server, wire
-from archiver.decoder.engine import Priority, open_engine
+from archiver.decoder.engine import Priority
+from archiver.decoder.opening import open_engine
 from archiver.decoder.queued import QueuedEngine
 from archiver.decoder.remote import RemoteEngine
 from archiver.decoder.server import create_app

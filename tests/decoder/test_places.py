@@ -9,8 +9,9 @@ import pytest
 
 from archiver.config import Settings, parse
 from archiver.config_text import advice
-from archiver.decoder.engine import Priority, open_engine
+from archiver.decoder.engine import Priority
 from archiver.decoder.networks import LocalRunner
+from archiver.decoder.opening import open_engine
 from archiver.decoder.queued import QueuedEngine
 from archiver.decoder.remote import RemoteEngine
 from archiver.decoder.status import examine

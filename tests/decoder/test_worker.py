@@ -122,7 +122,7 @@ def test_a_call_whose_answer_cannot_be_told_ends_all_the_same(
 def test_the_process_that_has_a_worker_imports_no_torch_and_takes_it_along(small: Small) -> None:
     script = (
         "import sys; from archiver.config import Settings\n"
-        "from archiver.codec.record import Record; from archiver.decoder.engine import open_engine\n"
+        "from archiver.codec.record import Record; from archiver.decoder.opening import open_engine\n"
         "model, decoder = {'profile': 'random-5'}, {'where': 'worker', 'device': 'cpu'}\n"
         "settings = {'vault': {'path': sys.argv[1]}, 'model': model, 'decoder': decoder}\n"
         "engine = open_engine(Settings.model_validate(settings))\n"

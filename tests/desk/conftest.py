@@ -12,7 +12,8 @@ import pytest
 
 from archiver.catalog.rows import State
 from archiver.config import RecallSettings, Settings
-from archiver.decoder.engine import Engine, open_engine
+from archiver.decoder.engine import Engine
+from archiver.decoder.opening import open_engine
 from archiver.desk.asker import Asker, myself
 from archiver.desk.desk import RecallDesk
 from archiver.desk.jobs import Reader, Verdict
