@@ -31,10 +31,11 @@ from archiver.desk.service import DeskService
 from archiver.errors import AnotherInstance, ArchiverError, CatalogUnavailable, from_os_error
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result, Tally
 from archiver.lifecycle.rebuild import adopt_moved
 from archiver.lifecycle.reconcile import reconcile
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.lifecycle.verify import verify
 from archiver.notify import Notifier
 from archiver.steady import Steadiness

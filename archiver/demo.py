@@ -18,8 +18,8 @@ from archiver.errors import DemoFolderTaken, DemoWithoutPhotographs, ImageRefuse
 from archiver.formats.folder import photographs
 from archiver.formats.inspection import refuse_ours
 from archiver.formats.pixels import decoding
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Listener, Outcome, Result
-from archiver.lifecycle.site import open_site
 from archiver.setup import create, starting_config, write_config
 
 # Real photographs that scikit-image's wheel brings. Most are PNG; a photo collection is not, so some are saved as what

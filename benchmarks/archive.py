@@ -36,8 +36,9 @@ from archiver.codec.record import Scheme
 from archiver.config import Settings
 from archiver.decoder.engine import Engine
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Result
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.models.vault import Vault
 from archiver.tiers.scan import scan
 

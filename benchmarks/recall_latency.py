@@ -21,7 +21,8 @@ from archiver.decoder.engine import Generated
 from archiver.desk.service import DeskService
 from archiver.lifecycle import fill
 from archiver.lifecycle.archive import archive
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.opening import open_site
+from archiver.lifecycle.site import Site
 from archiver.models.embedded import init_random, save_profile
 from archiver.models.vault import Vault
 from archiver.tiers.scan import scan

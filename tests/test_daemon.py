@@ -22,7 +22,7 @@ from archiver.catalog.rows import State
 from archiver.catalog.schema import upgrade
 from archiver.desk.service import DeskService
 from archiver.errors import FileVanished
-from archiver.lifecycle.site import open_site
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.undo import undo
 from archiver.notify import Notifier
 from archiver.steady import Steadiness

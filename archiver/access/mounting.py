@@ -13,7 +13,7 @@ from pathlib import Path
 from archiver import logs
 from archiver.config import Settings
 from archiver.errors import FuseMissing, MountRefused, NotInAnyTier
-from archiver.lifecycle.site import open_site
+from archiver.lifecycle.opening import open_site
 from archiver.notify import Notifier
 
 

@@ -12,8 +12,9 @@ from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.reporter import report
 from archiver.cli.verb import VerbCommand
 from archiver.cli.where import where
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Listener, Tally
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.tiers.protocol import Tier, Where
 
 

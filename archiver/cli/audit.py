@@ -12,7 +12,8 @@ from archiver.cli.invocation import Invocation, pass_invocation
 from archiver.cli.output import Column, human_time
 from archiver.cli.verb import VerbCommand
 from archiver.cli.where import where
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.opening import open_site
+from archiver.lifecycle.site import Site
 from archiver.tiers.protocol import Where
 from archiver.units import parse_duration
 

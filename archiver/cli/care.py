@@ -12,7 +12,7 @@ from archiver.cli.output import Column
 from archiver.cli.reporter import report
 from archiver.cli.verb import VerbCommand
 from archiver.config import LocalTierSettings
-from archiver.lifecycle.site import open_site
+from archiver.lifecycle.opening import open_site
 from archiver.units import parse_size
 
 

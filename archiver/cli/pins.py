@@ -12,7 +12,7 @@ from archiver.cli.output import Column, printable
 from archiver.cli.verb import VerbCommand
 from archiver.cli.where import absolute, where
 from archiver.errors import EXIT_OK, EXIT_WARNINGS
-from archiver.lifecycle.site import open_site
+from archiver.lifecycle.opening import open_site
 from archiver.tiers.protocol import Where
 
 

@@ -82,7 +82,7 @@ def _from_file(invocation: Invocation, path: Path) -> Shown | None:
 
 def _from_catalog(invocation: Invocation, path: Where) -> Shown:
     """Raises NoRecord, also where no catalog could have one."""
-    from archiver.lifecycle.site import open_site
+    from archiver.lifecycle.opening import open_site
 
     with open_site(invocation.settings, readonly=True) as site:
         try:

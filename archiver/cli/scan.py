@@ -19,9 +19,10 @@ from archiver.cli.verb import VerbCommand
 from archiver.cli.where import where
 from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, PlanCostsMore, TierUnknown
 from archiver.lifecycle import plan as planning
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.plan import Explanation, PlannedAct, PlanSummary
 from archiver.lifecycle.policy import Why
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.lifecycle.worth import Purse
 from archiver.units import about_size, counted
 

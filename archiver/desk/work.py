@@ -19,8 +19,9 @@ from archiver.formats import Kind
 from archiver.lifecycle import exact
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.arrows import arrow
-from archiver.lifecycle.fill import Carried, carried_by, carried_by_released, fill, fill_unlisted
+from archiver.lifecycle.fill import carried_by_released, fill, fill_unlisted
 from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.placeholder import Carried, carried_by
 from archiver.lifecycle.reconcile import version_of
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import OpenFile, Subject, hold_open, locked

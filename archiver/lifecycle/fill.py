@@ -9,44 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from hashlib import sha256
 
 from archiver import __version__, formats
 from archiver.codec import schemes
-from archiver.codec.record import Record
 from archiver.decoder.engine import Engine, Generated
 from archiver.errors import PlaceholderDamaged
-from archiver.formats import BLOCK, Envelope, Kind, Label, Limits, Metadata
+from archiver.formats import BLOCK, Envelope, Kind, Label
 from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.overwrite import write_over
-from archiver.lifecycle.placeholder import read_carried, require_unwritten, require_within
+from archiver.lifecycle.placeholder import Carried, carried_by, require_unwritten
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import OpenFile, Subject
 from archiver.tiers import fileops
-
-
-@dataclass(frozen=True, slots=True)
-class Carried:
-    """What a placeholder says of itself."""
-
-    envelope: Envelope
-    metadata: Metadata
-    record: Record
-
-
-def carried_by(file: OpenFile, limits: Limits | None = None) -> Carried:
-    """Read a placeholder; `limits` where nothing but the file itself says that it is one of ours.
-
-    Raises PlaceholderDamaged, EnvelopeDamaged, RecordCorrupt, RecordVersionUnknown, OSError.
-    """
-    envelope, metadata = read_carried(file, Kind.PLACEHOLDER)
-    if limits is not None:
-        require_within(limits, envelope, file.path)
-    return Carried(envelope, metadata, Record.from_bytes(envelope.record))
 
 
 def carried_by_released(site: Site, subject: Subject) -> Carried:

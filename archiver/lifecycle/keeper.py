@@ -21,8 +21,8 @@ from archiver.tiers.protocol import Where
 
 if TYPE_CHECKING:
     from archiver.decoder.engine import Generated
-    from archiver.lifecycle.fill import Carried
-    from archiver.lifecycle.verify import Pace
+    from archiver.lifecycle.pace import Pace
+    from archiver.lifecycle.placeholder import Carried
 
 
 class Readable(Protocol):

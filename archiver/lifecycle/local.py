@@ -16,9 +16,11 @@ from archiver.errors import HardLinked
 from archiver.lifecycle import exact
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.expire import expire_file
-from archiver.lifecycle.fill import Carried, carried_by_released, fill
+from archiver.lifecycle.fill import carried_by_released, fill
 from archiver.lifecycle.keeper import Releasing
 from archiver.lifecycle.outcome import Outcome, Result, attempt
+from archiver.lifecycle.pace import Pace
+from archiver.lifecycle.placeholder import Carried
 from archiver.lifecycle.rebuild import rebuild_files
 from archiver.lifecycle.reconcile import settle_left_behind
 from archiver.lifecycle.release import release
@@ -26,7 +28,7 @@ from archiver.lifecycle.rerelease import rerelease
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
 from archiver.lifecycle.undo import undo_file
-from archiver.lifecycle.verify import Pace, verify_file
+from archiver.lifecycle.verify import verify_file
 from archiver.tiers.local import LocalTier
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from archiver import formats
@@ -12,6 +13,15 @@ from archiver.errors import PlaceholderDamaged
 from archiver.formats import Envelope, Inspection, Kind, Limits, Metadata, SourceFacts
 from archiver.lifecycle.overwrite import require_untouched
 from archiver.lifecycle.subject import OpenFile
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """What a placeholder says of itself."""
+
+    envelope: Envelope
+    metadata: Metadata
+    record: Record
 
 
 def source_facts(row: FileRow, inspection: Inspection, sha256: bytes) -> SourceFacts:
@@ -66,3 +76,14 @@ def read_carried(file: OpenFile, *kinds: Kind) -> tuple[Envelope, Metadata]:
         if envelope.source.length != file.stat.st_size:
             raise PlaceholderDamaged(path=file.path, problem="its length is not that of the original it stands for")
         return envelope, formats.read_metadata(reader)
+
+
+def carried_by(file: OpenFile, limits: Limits | None = None) -> Carried:
+    """Read a placeholder; `limits` where nothing but the file itself says that it is one of ours.
+
+    Raises PlaceholderDamaged, EnvelopeDamaged, RecordCorrupt, RecordVersionUnknown, OSError.
+    """
+    envelope, metadata = read_carried(file, Kind.PLACEHOLDER)
+    if limits is not None:
+        require_within(limits, envelope, file.path)
+    return Carried(envelope, metadata, Record.from_bytes(envelope.record))

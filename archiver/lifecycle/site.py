@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from archiver.access.client import RecallClient, let_through
+from archiver.access.client import RecallClient
 from archiver.catalog import Catalog
 from archiver.catalog.rows import FileRow, State
 from archiver.config import Settings
 from archiver.errors import NotInAnyTier, NotTracked, RecallUnreachable, TierNotScanned
 from archiver.formats import Limits
+from archiver.lifecycle.keeper import Keeper
 from archiver.models.vault import Vault
-from archiver.s3.tier import S3Tier
 from archiver.tiers.local import LocalTier
-from archiver.tiers.opening import open_tier
 from archiver.tiers.protocol import Tier, Where
 
 if TYPE_CHECKING:
     from archiver.decoder.engine import Engine
-    from archiver.lifecycle.keeper import Keeper
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +34,7 @@ class Located:
 
 @dataclass
 class Site:
-    """Everything one process works with. Use `open_site`."""
+    """Everything one process works with. Use `archiver.lifecycle.opening.open_site`."""
 
     settings: Settings
     catalog: Catalog
@@ -45,6 +42,7 @@ class Site:
     tiers: dict[str, Tier]
     tier_ids: dict[str, int]
     limits: Limits
+    make_keeper: Callable[[Site, Tier], Keeper]
     recall_client: RecallClient | None = None
     _engine: Engine | None = None
     _keepers: dict[str, Keeper] = field(default_factory=dict)
@@ -100,7 +98,7 @@ class Site:
         """Who does the acts on a tier's files. Raises ObjectsNotInstalled for a bucket without boto3."""
         with self._lock:
             if tier.name not in self._keepers:
-                self._keepers[tier.name] = _keeper(self, tier)
+                self._keepers[tier.name] = self.make_keeper(self, tier)
             return self._keepers[tier.name]
 
     def locate(self, where: Where) -> Located:
@@ -136,44 +134,3 @@ class Site:
     def tier_of(self, row: FileRow) -> Tier | None:
         """The tier of a row; None for one that the configuration names no more."""
         return next((tier for name, tier in self.tiers.items() if self.tier_ids.get(name) == row.tier_id), None)
-
-
-@contextmanager
-def open_site(settings: Settings, *, readonly: bool = False) -> Iterator[Site]:
-    """Open catalog, vault and tiers; a tier that cannot be reached is left out of nothing, it only fails when it is
-    used.
-
-    Raises CatalogUnavailable, CatalogOutdated.
-    """
-    with Catalog.open(settings.catalog_url) as catalog:
-        tiers = {tier.name: open_tier(tier) for tier in settings.tier}
-        if readonly:
-            rows = {row.name: row for row in catalog.tiers()}
-        else:
-            rows = {name: catalog.ensure_tier(name, tier.kind, tier.settings.root) for name, tier in tiers.items()}
-        for name, row in rows.items():
-            if name in tiers:
-                tiers[name].expect(row.identity or None)
-        ids = {name: row.id for name, row in rows.items()}
-        limits = Limits(pixels=settings.limits.pixels, file_size=settings.limits.file_size)
-        site = Site(settings, catalog, Vault(settings.vault.path), tiers, ids, limits)
-        try:
-            with let_through(settings.recall.socket) as site.recall_client:
-                yield site
-        finally:
-            site.close()
-            for tier in tiers.values():
-                tier.close()
-
-
-def _keeper(site: Site, tier: Tier) -> Keeper:
-    # The keepers know the site, so that it can name them only when it is asked for one.
-    if isinstance(tier, LocalTier):
-        from archiver.lifecycle.local import LocalKeeper
-
-        return LocalKeeper(site, tier)
-    assert isinstance(tier, S3Tier)  # there are two kinds
-    tier.store  # noqa: B018 - says so where boto3 is not installed
-    from archiver.s3.keeper import S3Keeper
-
-    return S3Keeper(site, tier)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from datetime import UTC, datetime
 from functools import partial
 from threading import Event
@@ -16,6 +15,7 @@ from archiver.errors import HeldOriginalDamaged, PlaceholderDamaged
 from archiver.formats import BLOCK
 from archiver.lifecycle import exact
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, ignore
+from archiver.lifecycle.pace import Pace
 from archiver.lifecycle.placeholder import read_carried
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
@@ -26,23 +26,6 @@ from archiver.tiers.protocol import Tier
 _POSITION = "verify.position"
 _FINISHED = "verify.finished_at"
 _PAGE = 256  # files between two notes of the position
-
-
-class Pace:
-    """Keeps reading below a rate; waits on the stop event, so that a stop is never late."""
-
-    def __init__(self, bytes_per_second: int, stop: Event) -> None:
-        self._rate = bytes_per_second
-        self._stop = stop
-        self._start = time.monotonic()
-        self._read = 0
-
-    def took(self, size: int) -> None:
-        self._read += size
-        if self._rate:
-            ahead = self._read / self._rate - (time.monotonic() - self._start)
-            if ahead > 0:
-                self._stop.wait(ahead)
 
 
 def verify(

@@ -25,8 +25,9 @@ from archiver.errors import (
     TierNotScanned,
     TierUnreachable,
 )
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Result
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.s3.effect import act, look
 from archiver.s3.events import ObjectEvent, parse
 from archiver.s3.listen import Readiness, hear

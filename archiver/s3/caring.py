@@ -14,7 +14,7 @@ from archiver.lifecycle import exact
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.outcome import Outcome, Result, attempt
 from archiver.lifecycle.ownership import require_own
-from archiver.lifecycle.verify import Pace
+from archiver.lifecycle.pace import Pace
 from archiver.s3.ground import Ground
 
 _YOUNG = 24 * 3600  # seconds: acts that have entries in so young a pack may still be under way

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from archiver.catalog.rows import FileRow, HoldingRow
 from archiver.lifecycle.keeper import Releasing
 from archiver.lifecycle.outcome import Outcome
-from archiver.lifecycle.verify import Pace
+from archiver.lifecycle.pace import Pace
 from archiver.s3.adopting import adopt_object, rebuild_objects
 from archiver.s3.caring import expire_object, tidy, verify_object
 from archiver.s3.ground import Ground

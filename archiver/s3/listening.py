@@ -11,7 +11,8 @@ from archiver import http_server
 from archiver.config import Settings
 from archiver.errors import QueueUnknown, TierUnknown, WebhookUnguarded
 from archiver.http_server import Listening
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.opening import open_site
+from archiver.lifecycle.site import Site
 from archiver.s3.hooking import open_queue
 from archiver.s3.listen import Batch, Listener, hear
 from archiver.s3.tier import S3Tier

@@ -22,7 +22,8 @@ from archiver.config_gateway import GatewaySettings
 from archiver.decoder.engine import Engine, Priority
 from archiver.errors import EnvelopeDamaged
 from archiver.formats import Kind
-from archiver.lifecycle.fill import Carried, image_of
+from archiver.lifecycle.fill import image_of
+from archiver.lifecycle.placeholder import Carried
 from archiver.s3.answers import Refusal
 from archiver.s3.cache import ImageCache, Kept
 

@@ -16,8 +16,9 @@ from archiver.errors import FileModified, NothingHeld, PlaceholderDamaged
 from archiver.formats import Kind
 from archiver.lifecycle import exact
 from archiver.lifecycle.arrows import arrow
-from archiver.lifecycle.fill import Carried, render
+from archiver.lifecycle.fill import render
 from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.placeholder import Carried
 from archiver.s3 import placing
 from archiver.s3.address import ObjectUrl
 from archiver.s3.ground import Body, Ground, is_version, version_of

@@ -14,8 +14,8 @@ from archiver.catalog.schema import upgrade
 from archiver.config import Settings, load
 from archiver.formats import Kind
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Result
-from archiver.lifecycle.site import open_site
 from tests.lifecycle.conftest import fill_with_photographs, scan_all
 
 _CONFIG = """

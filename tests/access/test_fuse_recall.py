@@ -20,7 +20,7 @@ import pytest
 from archiver.catalog.rows import Act
 from archiver.desk import client
 from archiver.formats import Kind
-from archiver.lifecycle.site import open_site
+from archiver.lifecycle.opening import open_site
 from tests.access.fuse_mount import Mount, blocked, mounted
 from tests.access.released import Released, kind_in, kind_of
 from tests.access.watching import until

@@ -14,8 +14,8 @@ from archiver import config
 from archiver.catalog.schema import upgrade
 from archiver.config import Settings
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Result
-from archiver.lifecycle.site import open_site
 from archiver.tiers.scan import scan
 from tests.decoder.conftest import Small
 from tests.decoder.test_http import TOKEN, served

@@ -18,7 +18,8 @@ from archiver.desk.asker import Asker, myself
 from archiver.desk.desk import RecallDesk
 from archiver.desk.jobs import Reader, Verdict
 from archiver.lifecycle.archive import archive
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.opening import open_site
+from archiver.lifecycle.site import Site
 from tests.access.watching import until
 from tests.lifecycle.conftest import exif_bytes, make_settings, photograph, random_vault, row_of, scan_all
 from tests.lifecycle.dying import tracked_files

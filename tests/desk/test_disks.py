@@ -14,7 +14,7 @@ from archiver.decoder.engine import Engine
 from archiver.desk.history import Ending
 from archiver.desk.service import DeskService
 from archiver.lifecycle.archive import archive
-from archiver.lifecycle.site import open_site
+from archiver.lifecycle.opening import open_site
 from tests.desk.conftest import ask, desk_of
 from tests.lifecycle.conftest import make_settings, photograph, row_of, scan_all
 

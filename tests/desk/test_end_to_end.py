@@ -25,8 +25,8 @@ from archiver.desk import client
 from archiver.errors import RecallUnreachable
 from archiver.formats import Kind
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result
-from archiver.lifecycle.site import open_site
 from tests.access.released import kind_in
 from tests.access.watching import Talker, until, waits
 from tests.lifecycle.conftest import make_settings, photograph, row_of, scan_all

@@ -12,10 +12,11 @@ from archiver.config import Settings
 from archiver.desk.desk import RecallDesk
 from archiver.desk.history import Ending
 from archiver.lifecycle import fill as filling
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.reconcile import reconcile
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from tests.desk.conftest import ask
 from tests.lifecycle.conftest import row_of
 from tests.lifecycle.dying import _SERVER, Witness, run_and_kill

@@ -16,7 +16,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from archiver.catalog.rows import FileRow
 from archiver.config import Settings
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.opening import open_site
+from archiver.lifecycle.site import Site
 from archiver.tiers.scan import scan
 
 LAX_GATE = {"semantic": -1.0, "label_bce": "none", "colour": "none"}  # random weights mean nothing

@@ -23,11 +23,12 @@ from archiver.catalog.rows import State
 from archiver.config import Settings
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result, Tally
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.reconcile import reconcile
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.lifecycle.undo import undo
 from archiver.tiers.scan import scan
 

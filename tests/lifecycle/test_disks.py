@@ -17,9 +17,10 @@ from archiver.config import Settings
 from archiver.doctor import Verdict
 from archiver.errors import DiskFull, InputOutputError, ReadOnlyFilesystem
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.recall import recall
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.lifecycle.undo import undo
 from tests.lifecycle.conftest import fill_with_photographs, make_settings, scan_all
 from tests.lifecycle.dying import Witness, tracked_files

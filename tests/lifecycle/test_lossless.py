@@ -24,11 +24,12 @@ from archiver.lifecycle import exact
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.arrows import ARROWS
 from archiver.lifecycle.expire import expire
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.reconcile import reconcile
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
 from tests.lifecycle.conftest import LAX_GATE, fill_with_photographs, make_settings, row_of, scan_all

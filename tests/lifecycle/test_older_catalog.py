@@ -21,10 +21,11 @@ from archiver.config import Settings
 from archiver.errors import TierEmpty, TierUnreachable
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
 from tests.lifecycle.conftest import row_of, scan_all

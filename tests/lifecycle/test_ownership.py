@@ -18,9 +18,10 @@ from archiver.config import Settings
 from archiver.errors import TierOfAnotherCatalog
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.rebuild import rebuild
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.lifecycle.undo import undo
 from tests.lifecycle.conftest import make_settings, row_of, scan_all
 

@@ -13,10 +13,10 @@ from archiver.catalog.schema import upgrade
 from archiver.config import Settings
 from archiver.errors import CatalogUnavailable
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
-from archiver.lifecycle.site import open_site
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
 from tests.lifecycle.conftest import scan_all

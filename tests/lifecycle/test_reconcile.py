@@ -14,10 +14,11 @@ from archiver.config import Settings
 from archiver.lifecycle import journal
 from archiver.lifecycle import release as releasing
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.reconcile import reconcile
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.lifecycle.undo import undo
 from tests.lifecycle.conftest import row_of
 from tests.lifecycle.dying import Witness, run_and_kill

@@ -30,11 +30,12 @@ from archiver.errors import (
     TierUnreachable,
 )
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result, attempt
 from archiver.lifecycle.plan import explain, plan
 from archiver.lifecycle.policy import Why
 from archiver.lifecycle.recall import recall
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.models.vault import Vault
 from tests.lifecycle.conftest import photograph, row_of, scan_all
 from tests.lifecycle.dying import tracked_files

@@ -14,10 +14,11 @@ from archiver.catalog.rows import State
 from archiver.catalog.schema import upgrade
 from archiver.config import Settings
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.lifecycle.undo import undo
 from tests.lifecycle.conftest import decoded, scan_all
 

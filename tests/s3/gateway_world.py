@@ -19,7 +19,7 @@ from botocore.config import Config
 
 from archiver.config import Settings
 from archiver.lifecycle.archive import archive
-from archiver.lifecycle.site import open_site
+from archiver.lifecycle.opening import open_site
 from tests.fixtures_s3 import Bucket
 from tests.lifecycle.conftest import fill_with_photographs, make_settings, scan_all
 

@@ -17,11 +17,11 @@ from archiver.errors import BucketUnreachable, ObjectArchived, ObjectLocked, Obj
 from archiver.formats import Kind
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.reconcile import reconcile
-from archiver.lifecycle.site import open_site
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
 from archiver.s3 import caring, held

@@ -19,11 +19,12 @@ from archiver.formats import Kind
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.arrows import S3_ARROWS
 from archiver.lifecycle.expire import expire
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Tally
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.reconcile import reconcile
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.lifecycle.undo import undo
 from archiver.s3 import caring
 from archiver.s3.address import held_number

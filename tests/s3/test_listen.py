@@ -16,8 +16,9 @@ from fixtures_s3 import Bucket, Moto
 from archiver.catalog.rows import FileRow, State
 from archiver.config import Settings
 from archiver.errors import BucketUnreachable, TierNotScanned
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Tally, ignore
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.s3 import listen
 from archiver.s3.effect import Acted
 from archiver.s3.hooking import open_queue

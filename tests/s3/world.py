@@ -17,8 +17,9 @@ from archiver import formats
 from archiver.catalog.rows import FileRow, State
 from archiver.catalog.schema import upgrade
 from archiver.config import S3TierSettings, Settings
+from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.reconcile import reconcile
-from archiver.lifecycle.site import Site, open_site
+from archiver.lifecycle.site import Site
 from archiver.s3.address import ObjectUrl
 from archiver.s3.keeper import S3Keeper
 from archiver.tiers.scan import scan

@@ -11,7 +11,7 @@ from fixtures_fs import need_programs, run
 from archiver.catalog.rows import State
 from archiver.config import load
 from archiver.formats import Kind
-from archiver.lifecycle.site import open_site
+from archiver.lifecycle.opening import open_site
 from tests.access.released import Released, kind_in, open_folder
 from tests.access.tools.table import COPIERS, PROGRAMS
 from tests.cli.installation import call
