@@ -9,9 +9,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from enum import StrEnum
 from itertools import islice
 from pathlib import Path
 
@@ -21,29 +19,24 @@ from archiver.access.protocol import How
 from archiver.catalog import Catalog
 from archiver.catalog.rows import TierRow
 from archiver.catalog.tiers import IDENTITY
+from archiver.checks import Check, Report, Verdict, belonging, broken
 from archiver.codec import lossless
 from archiver.codec.record import NO_PROFILE, Scheme
 from archiver.config import LocalTierSettings, Settings, TierSettings, load
 from archiver.decoder import status as decoder_status
 from archiver.decoder.queued import steering_of
 from archiver.errors import (
-    EXIT_OK,
-    EXIT_WARNINGS,
     ArchiverError,
     CatalogOutdated,
     CatalogTooNew,
     CatalogUnavailable,
     DecoderProfileMissing,
     ProfileUnknown,
-    SystemRefused,
-    TierOfAnotherCatalog,
     from_os_error,
 )
 from archiver.lifecycle import journal
-from archiver.lifecycle.ownership import is_anothers
 from archiver.models.vault import Vault
 from archiver.tiers.local import Abilities, LocalTier
-from archiver.tiers.protocol import Tier
 from archiver.units import about_duration, about_size, counted
 
 _LIBRARIES = ("torch", "diffusers", "safetensors", "efficientnet_lite_pytorch")
@@ -53,45 +46,12 @@ _YOUNGEST = datetime(2026, 1, 1, tzinfo=UTC)  # no clock is right that says an e
 _NEEDED = {0: "CAP_CHOWN", 1: "CAP_DAC_OVERRIDE", 3: "CAP_FOWNER", 28: "CAP_LEASE"}  # linux/capability.h
 
 
-class Verdict(StrEnum):
-    """How one check ended."""
-
-    OK = "ok"
-    WARNING = "warning"
-    BROKEN = "broken"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that was looked at, what was found, and what to do about it."""
-
-    subject: str
-    verdict: Verdict
-    finding: str
-    hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """All checks, in the order in which they were made."""
-
-    checks: tuple[Check, ...]
-
-    @property
-    def exit_code(self) -> int:
-        """7 when something is broken, 1 when something is worth a look."""
-        found = {check.verdict for check in self.checks}
-        if Verdict.BROKEN in found:
-            return SystemRefused.exit_code
-        return EXIT_WARNINGS if Verdict.WARNING in found else EXIT_OK
-
-
 def examine(config: Path) -> Report:
     """Look at everything that the configuration at `config` names. Raises nothing that a user could meet."""
     try:
         settings = load(config)
     except ArchiverError as error:
-        return Report((_broken("configuration", error),))
+        return Report((broken("configuration", error),))
     parts: list[tuple[str, Callable[[], Iterator[Check]]]] = [
         ("configuration", lambda: _configuration(config, settings)),
         ("libraries", lambda: _libraries(settings)),
@@ -113,17 +73,13 @@ def _guarded(name: str, part: Callable[[], Iterator[Check]]) -> Iterator[Check]:
         yield from part()
     except (CatalogUnavailable, CatalogOutdated, CatalogTooNew) as error:
         if name == "catalog":
-            yield _broken(name, error)
+            yield broken(name, error)
         else:
             yield Check(name, Verdict.WARNING, "not looked at without the catalog")
     except ArchiverError as error:
-        yield _broken(name, error)
+        yield broken(name, error)
     except OSError as error:
-        yield _broken(name, from_os_error(error))
-
-
-def _broken(subject: str, error: ArchiverError) -> Check:
-    return Check(subject, Verdict.BROKEN, error.message, error.hint)
+        yield broken(name, from_os_error(error))
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
@@ -226,7 +182,7 @@ def _vault(settings: Settings) -> Iterator[Check]:
             vault.verify(profile)
             yield Check(subject, Verdict.OK, f"{profile.fingerprint.hex()[:16]}, every weight file matches its SHA-256")
         except ArchiverError as error:
-            yield _broken(subject, error)
+            yield broken(subject, error)
     yield from _model(settings, vault)
     with Catalog.open(settings.catalog_url) as catalog:
         uses = catalog.profiles()
@@ -250,7 +206,7 @@ def _model(settings: Settings, vault: Vault) -> Iterator[Check]:
         for label in sorted({rung for rule in settings.rule for rung in rule.rungs} - {Scheme.LOSSLESS.label}):
             steering_of(profile, model.preset, Scheme.parse(label))
     except ArchiverError as error:
-        yield _broken("model", error)
+        yield broken("model", error)
 
 
 def _transcoder(settings: Settings, live: int) -> Iterator[Check]:
@@ -325,13 +281,6 @@ def _tier(settings: Settings, tier: TierSettings) -> Iterator[Check]:
         from archiver.s3.checkup import look_at
 
         yield from look_at(tier, row, identity)
-
-
-def belonging(tier: Tier, identity: str | None) -> Iterator[Check]:
-    """What follows where another catalog than the one of this identity has the tier. Raises ArchiverError."""
-    if is_anothers(tier, identity):
-        error = TierOfAnotherCatalog(tier=tier.name)
-        yield Check(f"tier {tier.name}", Verdict.WARNING, error.message, error.hint)
 
 
 def _folder(settings: Settings, tier: LocalTier, row: TierRow | None, identity: str | None) -> Iterator[Check]:

@@ -21,7 +21,7 @@ from archiver.tiers.protocol import Tier, Where
 @click.command(
     cls=VerbCommand,
     example="""
-    archiver archive                          # what the rules call cold, in every tier
+    archiver archive                          # all that the rules call cold
     archiver archive photos --limit 100       # one tier, at most 100 images
     archiver archive /srv/photos/2009         # this folder now, whatever its age
     archiver archive s3://photos/2009         # the same in a bucket
@@ -90,7 +90,7 @@ def recall(invocation: Invocation, paths: tuple[Where, ...]) -> int:
     cls=VerbCommand,
     example="""
     archiver undo /srv/photos/2009/rome.jpg
-    archiver undo /srv/photos/2009 --to /tmp/originals     # copies, nothing in the tier changes
+    archiver undo /srv/photos/2009 --to /tmp/originals   # copies, elsewhere
     """,
 )
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=where)

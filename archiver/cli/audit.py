@@ -43,9 +43,9 @@ def _since(_context: click.Context, _parameter: click.Parameter, value: str | No
 @click.command(
     cls=VerbCommand,
     example="""
-    archiver audit                              # the last 50 acts
-    archiver audit --since 7d --limit 0         # all of a week
-    archiver audit /srv/photos/rome.jpg         # all that was ever done to one file
+    archiver audit                          # the last 50 acts
+    archiver audit --since 7d --limit 0     # all of a week
+    archiver audit /srv/photos/rome.jpg     # all that ever happened to a file
     """,
 )
 @click.argument("path", required=False, type=where)

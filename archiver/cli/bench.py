@@ -32,7 +32,7 @@ def bench() -> None:
 @bench.command(
     example="""
     archiver bench quality ~/Pictures --limit 24
-    archiver bench quality photos/ --weights run/profile --codecs webp --out bench/
+    archiver bench quality photos --weights run/profile --codecs webp --out bench
     """
 )
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))

@@ -38,7 +38,8 @@ def doctor(invocation: Invocation) -> int:
     out what each tier's filesystem can do. Exits with 1 when something is worth a look and with 7 when something is
     broken.
     """
-    from archiver.doctor import Verdict, examine
+    from archiver.checks import Verdict
+    from archiver.doctor import examine
 
     report = examine(invocation.config_path)
     invocation.output.json(report)

@@ -246,7 +246,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     example="""
     archiver s3 listen
     archiver s3 listen --once                # take in what waits, and end
-    archiver s3 listen --http 0.0.0.0:8467 --token-file /etc/archiver/webhook-token
+    archiver s3 listen --http 0.0.0.0:8467 --token-file /etc/archiver/token
     systemctl enable --now archiver-s3-listen      # the same as a service
     """,
 )

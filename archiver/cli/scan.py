@@ -121,7 +121,7 @@ def chosen(site: Site, tiers: Sequence[str]) -> list[str]:
     example="""
     archiver plan
     archiver plan photos -v                        # every file
-    archiver plan --explain /srv/photos/rome.jpg   # which rule, and which condition decided
+    archiver plan --explain /srv/photos/rome.jpg   # which condition decided
     """,
 )
 @click.argument("tiers", metavar="[TIER]...", nargs=-1)

@@ -7,8 +7,8 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 from archiver.catalog.rows import TierRow
+from archiver.checks import Check, Verdict, belonging
 from archiver.config import S3TierSettings
-from archiver.doctor import Check, Verdict, belonging
 from archiver.errors import ConditionIgnored
 from archiver.s3.objects import Abilities
 from archiver.s3.tier import JOURNAL, S3Tier

@@ -10,8 +10,8 @@ from fixtures_fs import MIB, enter_private_mounts, need_root, run
 from archiver import doctor
 from archiver.access.protocol import How
 from archiver.access.supervisor import terms_of
+from archiver.checks import Verdict
 from archiver.config import LocalTierSettings, Settings
-from archiver.doctor import Verdict
 from archiver.tiers.local import LocalTier
 from tests.access.watching import Site
 

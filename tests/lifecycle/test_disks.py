@@ -13,8 +13,8 @@ from fixtures_fs import Disk, FaultyDisk, run
 from archiver import doctor
 from archiver.catalog.rows import State
 from archiver.catalog.schema import upgrade
+from archiver.checks import Verdict
 from archiver.config import Settings
-from archiver.doctor import Verdict
 from archiver.errors import DiskFull, InputOutputError, ReadOnlyFilesystem
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.opening import open_site

@@ -17,8 +17,9 @@ from PIL import Image
 from archiver import formats, status
 from archiver.catalog.rows import Act, State
 from archiver.catalog.schema import upgrade
+from archiver.checks import Check, Verdict
 from archiver.config import Settings
-from archiver.doctor import Check, Verdict, _vault
+from archiver.doctor import _vault
 from archiver.errors import DiskFull, EnvelopeDamaged, TranscoderNotInstalled
 from archiver.lifecycle import exact
 from archiver.lifecycle.archive import archive

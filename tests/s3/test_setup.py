@@ -11,8 +11,8 @@ from fixtures_s3 import Bucket
 
 from archiver import doctor
 from archiver.catalog import Catalog
+from archiver.checks import Check, Verdict
 from archiver.config import S3TierSettings, Settings, parse
-from archiver.doctor import Check, Verdict
 from archiver.errors import BucketUnreachable
 from archiver.s3 import client
 from archiver.s3.address import ObjectUrl
