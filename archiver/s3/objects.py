@@ -75,6 +75,7 @@ class Dressing:
     tags: Mapping[str, str] = field(default_factory=dict)
     storage_class: str = ""
     encryption: Encryption = Encryption()
+    legal_hold: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +116,12 @@ class ObjectInfo:
         return self.etag if not self.parts and self.encryption.kind in ("", "AES256") and len(self.etag) == 32 else None
 
     def dressing(self, tags: Mapping[str, str] | None = None) -> Dressing:
-        """What to put another object in its place with; the tags are asked for apart."""
-        return Dressing(self.headers, self.metadata, tags or {}, self.storage_class, self.encryption)
+        """What to put another object in its place with; the tags are asked for apart.
+
+        A legal hold goes with it: whoever held the object would not know of the one that stands there then.
+        """
+        hold = self.lock.legal_hold
+        return Dressing(self.headers, self.metadata, tags or {}, self.storage_class, self.encryption, hold)
 
 
 @dataclass(frozen=True, slots=True)

@@ -311,6 +311,8 @@ class ObjectStore:
             arguments["Tagging"] = urlencode(dressing.tags)
         if dressing.storage_class:
             arguments["StorageClass"] = dressing.storage_class
+        if dressing.legal_hold:
+            arguments["ObjectLockLegalHoldStatus"] = "ON"
         return arguments
 
     # -- what the server can do ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from archiver.formats import Kind
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
 from archiver.lifecycle.opening import open_site
-from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.outcome import Outcome, Result, Tally
 from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.reconcile import reconcile
@@ -203,6 +203,22 @@ def test_an_undo_is_done_where_somebody_locked_the_held_version(
         assert undo(site, [world.url()]).count("undo", Result.DONE) == 1
         assert world.get(key) == world.get(key, VersionId=held_version) == world.originals[key]
         assert world.ours("journal") == []
+
+
+@pytest.mark.parametrize("back", [recall, undo])
+def test_a_legal_hold_on_a_placeholder_is_on_what_stands_there_next(
+    tmp_path: Path, moto_bucket: Callable[..., Bucket], random_vault: Path, back: Callable[..., Tally]
+) -> None:
+    bucket = moto_bucket(lock=True)
+    world = make_world(tmp_path, bucket, random_vault, most=2)
+    held, free = world.originals
+    with world.site() as site:
+        archive(site)
+        place = {"Bucket": bucket.name, "Key": f"photos/{held}"}
+        bucket.client.put_object_legal_hold(**place, LegalHold={"Status": "ON"})
+        assert not back(site, [world.url()]).exit_code
+        assert world.head(held).get("ObjectLockLegalHoldStatus") == "ON"
+        assert world.head(free).get("ObjectLockLegalHoldStatus") != "ON"
 
 
 def test_a_server_that_goes_away_in_the_middle_loses_nothing(
