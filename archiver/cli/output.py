@@ -73,15 +73,18 @@ class Output:
         total: Sequence[Cell] | None = None,
     ) -> None:
         """A table for people; `total` is a last row set apart."""
-        if not self.as_json:
-            self.out.print(build_table(columns, rows, title=title, total=total))
+        if self.as_json:
+            return
+        if title:  # not the table's own, which is folded to the width that the table happens to have
+            self.text(printable(title), style="bold")
+        self.out.print(build_table(columns, rows, total=total))
 
     def facts(self, pairs: Iterable[tuple[str, Cell]], *, title: str = "") -> None:
         """Name and value, one pair a line; pairs without a value are left out."""
         if self.as_json:
             return
         if title:
-            self.text(title, style="bold")
+            self.text(printable(title), style="bold")
         shown = [(name, str(value)) for name, value in pairs if value not in (None, "")]
         width = max((len(name) for name, _ in shown), default=0)
         for name, value in shown:
@@ -125,18 +128,10 @@ def build_table(
     columns: Sequence[Column],
     rows: Iterable[Sequence[Cell]],
     *,
-    title: str = "",
     total: Sequence[Cell] | None = None,
 ) -> Table:
     """The one look all tables share."""
-    table = Table(
-        title=title or None,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        header_style="bold",
-    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(
             column.title,

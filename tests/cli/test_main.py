@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from archiver import errors
 from archiver.cli.invocation import Invocation
 from archiver.cli.main import VERBS, cli, foreseen
-from archiver.cli.output import human_ratio, jsonable, printable
+from archiver.cli.output import Column, Output, human_ratio, jsonable, printable
 from archiver.cli.reporter import Reporter, report
 from archiver.cli.verb import VerbCommand
 from archiver.lifecycle.outcome import Tally
@@ -152,8 +152,19 @@ def test_cli_reference_is_current() -> None:
     assert (ROOT / "docs" / "cli.md").read_text() == done.stdout, "run: python -m archiver.cli.docs > docs/cli.md"
 
 
-def test_file_names_cannot_speak_to_the_terminal() -> None:
-    assert printable("a\x1b[31mb\n\udcff.jpg") == "a\\x1b[31mb\\n\\xff.jpg"
+def test_file_names_cannot_speak_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name, shown = "a\x1b[31mb\n\udcff.jpg", "a\\x1b[31mb\\n\\xff.jpg"
+    assert printable(name) == shown
+    output = Output()
+    output.facts([("name", name)], title=name)
+    output.table([Column("name")], [[name]], title=name)
+    assert capsys.readouterr().out.count(shown) == 4
+
+
+def test_a_title_is_not_folded_to_the_width_of_its_table(capsys: pytest.CaptureFixture[str]) -> None:
+    title = "/srv/photos/2009/a folder with a long name (tier photos)"
+    Output().table([Column("state")], [["released"]], title=title)
+    assert title in capsys.readouterr().out.splitlines()
 
 
 def test_paths_in_json_give_their_exact_bytes_back() -> None:
