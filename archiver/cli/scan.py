@@ -20,7 +20,8 @@ from archiver.cli.where import where
 from archiver.errors import EXIT_OK, EXIT_WARNINGS, ArchiverError, PlanCostsMore, TierUnknown
 from archiver.lifecycle import plan as planning
 from archiver.lifecycle.opening import open_site
-from archiver.lifecycle.plan import Explanation, PlannedAct, PlanSummary
+from archiver.lifecycle.plan import Explanation
+from archiver.lifecycle.planned import PlannedAct, PlanSummary
 from archiver.lifecycle.policy import Why
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.worth import Purse

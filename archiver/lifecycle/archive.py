@@ -52,7 +52,7 @@ from archiver.lifecycle.keeper import Keeper, Releasing
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Rung, Tally, attempt, failed, ignore
 from archiver.lifecycle.ownership import claim, require_own
 from archiver.lifecycle.placeholder import source_facts
-from archiver.lifecycle.plan import PlannedAct
+from archiver.lifecycle.planned import PlannedAct
 from archiver.lifecycle.refusals import forget_outdated
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.worth import Purse

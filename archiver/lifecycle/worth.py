@@ -18,7 +18,7 @@ from archiver.s3.costs import Money, Priced, Terms, age_of
 from archiver.units import about_duration
 
 if TYPE_CHECKING:
-    from archiver.lifecycle.plan import PlannedAct, PlanSummary
+    from archiver.lifecycle.planned import PlannedAct, PlanSummary
     from archiver.s3.objects import ObjectInfo
     from archiver.tiers.protocol import Tier
 

@@ -19,7 +19,8 @@ from archiver.catalog.rows import Holding, NewRecord, Refused, State, held_name
 from archiver.config import Settings
 from archiver.errors import NotTracked, TierNotScanned, TierUnreachable
 from archiver.formats import BLOCK
-from archiver.lifecycle.plan import PlannedAct, PlanSummary, explain, forced, plan
+from archiver.lifecycle.plan import explain, forced, plan
+from archiver.lifecycle.planned import PlannedAct, PlanSummary
 from archiver.lifecycle.policy import Action, Why
 from archiver.tiers.local import LocalTier
 from archiver.tiers.scan import scan
