@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
@@ -11,11 +10,11 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, Version
-from archiver.errors import ArchiverError, NothingHeld, ObjectChanged, ObjectMissing, PlaceholderDamaged
+from archiver.errors import NothingHeld, ObjectChanged, ObjectMissing, PlaceholderDamaged
 from archiver.formats import Envelope, Kind, Metadata, SourceFacts
 from archiver.s3.address import ObjectUrl
 from archiver.s3.held import HeldOriginals
-from archiver.s3.journal import Entry, Intent
+from archiver.s3.journal import Intent
 from archiver.s3.marks import MarkedKind, from_facts, kind_of, marked, remarked
 from archiver.s3.objects import Dressing, ObjectInfo
 from archiver.s3.packs import Packs
@@ -138,32 +137,6 @@ class Ground:
         with stream:
             found = formats.look(BytesIO(stream.read()))
         return found not in (formats.Found.ORDINARY, formats.Found.EDITED)
-
-    # -- acts ----------------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def journalled(self, intent: Intent) -> Iterator[Entry]:
-        """Run one act under its journal entry; when it fails it is settled as after a crash, and the failure raised."""
-        entry = Entry(self.store, [intent])
-        try:
-            with self.settled(entry, intent):
-                yield entry
-        finally:
-            entry.close()
-
-    @contextmanager
-    def settled(self, entry: Entry, intent: Intent) -> Iterator[None]:
-        """Run one act of a journalled batch; see `journalled`."""
-        from archiver.s3.settling import settle
-
-        try:
-            yield
-        except Exception:
-            try:
-                settle(self, intent)
-            except (ArchiverError, OSError):
-                entry.keep()  # the server went away: it is settled when it is back
-            raise
 
 
 def is_version(info: ObjectInfo, row: FileRow) -> bool:

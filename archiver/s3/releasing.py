@@ -44,6 +44,7 @@ from archiver.s3.marks import Marks, kind_of, marked
 from archiver.s3.objects import Dressing, ObjectInfo
 from archiver.s3.original import reading
 from archiver.s3.packs import Packed
+from archiver.s3.settling import settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +229,7 @@ def _one_released(ground: Ground, entry: Entry, ready: _Ready) -> Outcome:
         act = _put_away
 
     def do() -> Outcome:
-        with ground.settled(entry, ready.intent):
+        with settled(ground, entry, ready.intent):
             return act(ground, entry, ready)
 
     return attempt(ground.tier.url(ready.row.path), "release", do, otherwise=Result.REFUSED)

@@ -25,6 +25,7 @@ from archiver.s3.ground import Body, Ground, is_version, version_of
 from archiver.s3.journal import Entry, Intent
 from archiver.s3.marks import kind_of, unmarked
 from archiver.s3.objects import Dressing, ObjectInfo
+from archiver.s3.settling import journalled
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class ObjectPlaceholder:
         """From released to recalled. Raises ImageRefused, ObjectChanged, StateConflict, BucketUnreachable."""
         ground, row = self.ground, self.row
         image = render(ground.site, self.carried, generated)
-        with ground.journalled(self._intent("recall")) as entry:
+        with journalled(ground, self._intent("recall")) as entry:
             arrow("s3.recall.journalled")
             info = self._put(entry, image, self.body.wears("generated", self.carried.envelope.source))
             arrow("s3.recall.placed")
@@ -56,7 +57,7 @@ class ObjectPlaceholder:
         """From released to recorded: the original's own bytes. Raises as `fill`, and what `exact.unpack` raises."""
         ground, row = self.ground, self.row
         original = exact.unpack(self.body, self.carried.envelope)
-        with ground.journalled(self._intent("restore")) as entry:
+        with journalled(ground, self._intent("restore")) as entry:
             arrow("s3.restore.journalled")
             info = self._put(entry, original, unmarked(self.body.dressing))
             arrow("s3.restore.placed")
@@ -131,7 +132,7 @@ def _put_back(ground: Ground, row: FileRow, held: HoldingRow, found: ObjectInfo,
         wears = replace(unmarked(ground.dressing(standing)), storage_class=wears.storage_class)
     etag = standing.etag if standing is not None else ""
     intent = Intent("undo", row.path, etag, held.record_id, held=held.name, size=held.size)
-    with ground.journalled(intent) as entry:
+    with journalled(ground, intent) as entry:
         arrow("s3.undo.journalled")
         entry.hold_on()
         if standing is None:

@@ -7,6 +7,7 @@ the objects and not from memory, and running it twice changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
@@ -16,23 +17,47 @@ from archiver.catalog.rows import FileRow, Holding, State
 from archiver.errors import ArchiverError
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.s3.ground import Ground, version_of
-from archiver.s3.journal import Intent, left_behind, struck
+from archiver.s3.journal import Entry, Intent, left_behind, struck
 from archiver.s3.marks import kind_of
 from archiver.s3.objects import ObjectInfo
 
 _PIECE = 1 << 20  # bytes
 
 
+@contextmanager
+def journalled(ground: Ground, intent: Intent) -> Iterator[Entry]:
+    """Run one act under its journal entry; when it fails it is settled as after a crash, and the failure raised."""
+    entry = Entry(ground.store, [intent])
+    try:
+        with settled(ground, entry, intent):
+            yield entry
+    finally:
+        entry.close()
+
+
+@contextmanager
+def settled(ground: Ground, entry: Entry, intent: Intent) -> Iterator[None]:
+    """Run one act of a journalled batch; see `journalled`."""
+    try:
+        yield
+    except Exception:
+        try:
+            settle(ground, intent)
+        except (ArchiverError, OSError):
+            entry.keep()  # the server went away: it is settled when it is back
+        raise
+
+
 def settle_left_behind(ground: Ground) -> Iterator[Outcome]:
     """Settle every act of a bucket's journal that is not under way."""
     for left in left_behind(ground.store):
-        outcomes = [_settled(ground, intent) for intent in left.acts]
+        outcomes = [_settle_left(ground, intent) for intent in left.acts]
         if all(outcome.result is Result.DONE for outcome in outcomes):
             struck(ground.store, left)
         yield from outcomes
 
 
-def _settled(ground: Ground, intent: Intent) -> Outcome:
+def _settle_left(ground: Ground, intent: Intent) -> Outcome:
     path = ground.tier.url(intent.key)
     try:
         return Outcome(path, "reconcile", Result.DONE, f"{intent.act} {settle(ground, intent)}")
