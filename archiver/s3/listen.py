@@ -124,9 +124,18 @@ class Listener:
             return parse(message.body)
         except EventUnreadable as error:
             _LOG.warning("%s: message %s: %s", self._queue, message.id, error.message)
-            if self._attributes.dead_arn:
-                self._queue.bury(message, error.message, self._queue.url_of(self._attributes.dead_arn))
+            self._bury(message, error.message)
             return None
+
+    def _bury(self, message: Message, reason: str) -> None:
+        """Where that is not possible it stays, until the queue's own policy moves it: the others are taken in now."""
+        if not self._attributes.dead_arn:
+            return
+        try:
+            self._queue.bury(message, reason, self._queue.url_of(self._attributes.dead_arn))
+        except QueueUnreachable as error:
+            because = error.facts["reason"]
+            _LOG.warning("message %s could not be moved to %s: %s", message.id, self._attributes.dead_arn, because)
 
     def _told(self, messages: int, poison: int, kept: int, looked: Looked, acted: Acted, seconds: float) -> Batch:
         batch = Batch(

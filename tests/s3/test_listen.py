@@ -154,6 +154,17 @@ def test_poison_stays_where_there_is_no_dead_letter_queue(sqlite_url: str, bucke
     assert queue.counts() == (0, 1)
 
 
+def test_poison_that_cannot_be_buried_keeps_no_other_message_waiting(
+    site: Site, bucket: Bucket, queue: TestQueue
+) -> None:
+    bucket.put("p/a.jpg")
+    queue.send("not json", *told(bucket, "ObjectCreated:Put", "p/a.jpg"))
+    queue.client.delete_queue(QueueUrl=queue.dead_url)
+    (batch,) = hear(site)
+    assert (batch.poison, batch.changed) == (1, 1)
+    assert queue.counts() == (0, 1)  # until the queue's own policy moves it
+
+
 def test_hundreds_of_messages_are_taken_in_together(site: Site, bucket: Bucket, queue: TestQueue) -> None:
     keys = [f"p/{number}.jpg" for number in range(130)]
     for key in keys:
