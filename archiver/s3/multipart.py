@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
+from botocore.exceptions import BotoCoreError, ClientError
+
+from archiver.s3.failures import retries_of, status_of
 from archiver.s3.stream import as_header, md5_of
 
+_LOG = logging.getLogger("archiver.s3.multipart")
 PART = 16 << 20
 COPIED_PART = 1 << 30
 _MOST_PARTS = 10_000
@@ -58,10 +64,28 @@ def copy(
 def _complete(
     client: Any, at: Mapping[str, str], upload_id: str, parts: list[dict[str, Any]], condition: Mapping[str, str]
 ) -> Mapping[str, Any]:
-    answer: Mapping[str, Any] = client.complete_multipart_upload(
-        **at, UploadId=upload_id, MultipartUpload={"Parts": parts}, **condition
-    )
+    try:
+        answer: Mapping[str, Any] = client.complete_multipart_upload(
+            **at, UploadId=upload_id, MultipartUpload={"Parts": parts}, **condition
+        )
+    except ClientError as error:
+        if not (retries_of(error) and status_of(error) in (404, 409, 412)):
+            raise
+        # An earlier sending may have been obeyed, and only its answer lost: then the object is this one.
+        found: Mapping[str, Any] = client.head_object(**at)
+        if found["ETag"].strip('"') != _etag_of(parts):
+            raise
+        return found
     return answer
+
+
+def _etag_of(parts: list[dict[str, Any]]) -> str:
+    """The ETag of what was put together, where those of its parts are their MD5s; else one that no object has."""
+    try:
+        digests = b"".join(bytes.fromhex(part["ETag"].strip('"')) for part in parts)
+    except ValueError:
+        return ""
+    return f"{hashlib.md5(digests, usedforsecurity=False).hexdigest()}-{len(parts)}"
 
 
 @contextmanager
@@ -71,5 +95,8 @@ def _upload(client: Any, at: Mapping[str, str], arguments: Mapping[str, Any]) ->
     try:
         yield upload_id
     except BaseException:
-        client.abort_multipart_upload(**at, UploadId=upload_id)
+        try:
+            client.abort_multipart_upload(**at, UploadId=upload_id)
+        except (BotoCoreError, ClientError) as error:  # what failed before it is what matters
+            _LOG.warning("parts of %s/%s may be left in the bucket: %s", at["Bucket"], at["Key"], error)
         raise

@@ -187,28 +187,36 @@ def test_a_copy_wears_what_it_is_given(store: ObjectStore) -> None:
         store.copy("nothing", "b")
 
 
-def test_a_write_whose_answer_was_lost_is_known_again(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """boto3 sends it once more, and the condition that held the first time holds no more."""
-    etag = store.put("a", b"one").etag
-    lost = iter([True])
+@pytest.fixture
+def losing(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Operations of which the next answer gets lost, whereupon boto3 sends the request once more."""
+    names: set[str] = set()
     send = store.client._endpoint._get_response
 
     def lossy(request: Any, model: Any, context: Any) -> Any:
         answer = send(request, model, context)
-        if model.name in ("PutObject", "DeleteObject") and next(lost, False):
+        if model.name in names:
+            names.remove(model.name)
             return None, ConnectionClosedError(endpoint_url=request.url)
         return answer
 
     monkeypatch.setattr(store.client._endpoint, "_get_response", lossy)
+    return names
+
+
+def test_a_write_whose_answer_was_lost_is_known_again(store: ObjectStore, losing: set[str]) -> None:
+    """The condition that held the first time holds no more."""
+    etag = store.put("a", b"one").etag
+    losing.add("PutObject")
     assert store.put("a", b"two", if_match=etag).etag == hashlib.md5(b"two").hexdigest()
-    lost = iter([True])
+    losing.add("PutObject")
     with pytest.raises(ObjectChanged):
         store.put("a", b"three", if_match=etag)
     assert store.read("a", limit=10) == b"two"
-    lost = iter([True])
+    losing.add("DeleteObject")
     with pytest.raises(ObjectChanged):
         store.delete("a", if_match=etag)
-    lost = iter([True])
+    losing.add("DeleteObject")
     store.delete("a", if_match=hashlib.md5(b"two").hexdigest())
     assert not store.exists("a")
 
@@ -242,6 +250,20 @@ def test_large_objects_are_written_and_copied_in_parts(store: ObjectStore) -> No
     with pytest.raises(ObjectChanged):
         store.copy("a", "c", if_match="0" * 32)
     assert not store.client.list_multipart_uploads(Bucket=store.settings.bucket).get("Uploads")
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_write_in_parts_whose_answer_was_lost_is_known_again(store: ObjectStore, losing: set[str]) -> None:
+    body = hashlib.shake_128(b"photograph").digest(11 << 20)
+    etag = store.put("a", b"one").etag
+    assert store.abilities.conditional_complete
+    losing.add("CompleteMultipartUpload")
+    info = store.put("a", body, if_match=etag)
+    assert (info.etag, info.parts) == (store.head("a").etag, 3)
+    losing |= {"CompleteMultipartUpload", "AbortMultipartUpload"}
+    with pytest.raises(ObjectChanged):
+        store.put("a", body[::-1], if_match=etag)
+    assert store.read("a", limit=len(body)) == body
 
 
 # -- versions and locks ------------------------------------------------------------------------------------------------
