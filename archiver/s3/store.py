@@ -108,7 +108,7 @@ class ObjectStore:
     ) -> tuple[ObjectInfo, BinaryIO]:
         """An object and its bytes while they arrive; close them. `range` is first and last byte, both included.
 
-        `size` of the info is that of the whole object.
+        `size` of the info is that of the whole object. Bytes that stop coming are asked for again, of the same object.
         """
         wanted = self._at(key, version) | ({"IfMatch": _quoted(if_match)} if if_match else {})
         if range is not None:
@@ -116,7 +116,17 @@ class ObjectStore:
         with self._asking(key):
             answer = self.client.get_object(**wanted)
             info = info_of(key, answer)
-        return info, buffered(ObjectStream(answer["Body"], self.settings.name, self.url(key), self._bytes))
+        first, last = range or (0, info.size - 1)
+
+        def rest(arrived: int) -> Any:
+            at = first + arrived
+            wanted = self._at(key, version) | {"IfMatch": _quoted(info.etag), "Range": f"bytes={at}-{last}"}
+            answer = self.client.get_object(**wanted)
+            if not answer.get("ContentRange", "").startswith(f"bytes {at}-"):
+                raise ValueError("it knows no ranges")
+            return answer["Body"]
+
+        return info, buffered(ObjectStream(answer["Body"], self.settings.name, self.url(key), self._bytes, rest))
 
     def read(self, key: str, *, limit: int, if_match: str | None = None, version: str | None = None) -> bytes:
         """A whole, small object. Raises ObjectRefused for one of more than `limit` bytes."""

@@ -6,12 +6,14 @@ import base64
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
 
+from archiver.errors import BucketUnreachable
 from archiver.s3.address import ObjectUrl
 from archiver.s3.budget import Budget
+from archiver.s3.client import ATTEMPTS
 from archiver.s3.failures import asking
 
 _CHUNK = 1 << 20
@@ -21,22 +23,38 @@ _IN_MEMORY = 16 << 20  # of a body that cannot be read twice; what is beyond goe
 class ObjectStream(io.RawIOBase):
     """The body of an object while it arrives; one that ends early is a failure, not an end.
 
-    Reading raises BucketUnreachable.
+    `rest` asks the server for the bytes behind those that have arrived, for a body that breaks off. Reading raises
+    BucketUnreachable, and ObjectChanged where it is another object by then.
     """
 
-    def __init__(self, body: Any, tier: str, url: ObjectUrl, budget: Budget) -> None:
+    def __init__(self, body: Any, tier: str, url: ObjectUrl, budget: Budget, rest: Callable[[int], Any]) -> None:
         super().__init__()
         self._body, self._tier, self._url, self._budget = body, tier, url, budget
+        self._rest, self._arrived, self._attempts = rest, 0, ATTEMPTS
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with asking(self._tier, self._url):
-            data = self._body.read(len(buffer))
+        data = self._read(len(buffer))
+        self._arrived += len(data)
         self._budget.take(len(data))
         buffer[: len(data)] = data
         return len(data)
+
+    def _read(self, size: int) -> bytes:
+        while True:
+            try:
+                with asking(self._tier, self._url):
+                    data: bytes = self._body.read(size)
+                    return data
+            except BucketUnreachable:
+                self._attempts -= 1
+                if not self._attempts:
+                    raise
+            self._body.close()
+            with asking(self._tier, self._url):
+                self._body = self._rest(self._arrived)
 
     def close(self) -> None:
         if not self.closed:
