@@ -5,7 +5,6 @@ was lost.
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import replace
 from io import BytesIO
 
@@ -140,5 +139,4 @@ def _held(site: Site, subject: Subject, envelope: formats.Envelope) -> Holding |
         stat = os.stat(name, dir_fd=subject.tier.holding_fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
-    expires = int(time.time() + site.settings.release.grace.total_seconds())
-    return Holding(name, stat.st_size, expires)
+    return Holding(name, stat.st_size, site.grace_ends())

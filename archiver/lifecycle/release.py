@@ -7,7 +7,6 @@ wrong in between, by error or by crash, is put right by the same code: reconcile
 from __future__ import annotations
 
 import os
-import time
 from contextlib import ExitStack
 
 from archiver import formats
@@ -74,7 +73,7 @@ def release(
             inode=row.inode,
             held=held_name(row.inode, record_row.sha256),
             rule=rule,
-            expires_at=_expiry(site),
+            expires_at=site.grace_ends(),
         )
         with reconcile.journalled(site, tier, intent):
             arrow("release.journalled")
@@ -90,16 +89,6 @@ def release(
         record_bytes=len(record_row.payload),
         fidelity=fidelity,
     )
-
-
-def _expiry(site: Site) -> int:
-    """When the grace period ends, seconds since 1970.
-
-    A NAS without a battery for its clock may start in the past, and be told the time later: the grace period would be
-    over at once. No release is before an act that was.
-    """
-    now = max(time.time(), site.last_act_at)
-    return int(now + site.settings.release.grace.total_seconds())
 
 
 def _refuse_what_must_stay(site: Site, subject: Subject, record_row: RecordRow) -> None:

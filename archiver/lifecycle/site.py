@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -62,6 +63,14 @@ class Site:
     def last_act_at(self) -> int:
         """When the last act was that the catalog tells of, seconds since 1970, as it was when first asked for."""
         return self.catalog.last_act_at()
+
+    def grace_ends(self) -> int:
+        """When the grace period ends of an original that is put away now, seconds since 1970.
+
+        A NAS without a battery for its clock may start in the past, and be told the time later: the grace period would
+        be over at once. No release is before an act that was.
+        """
+        return int(max(time.time(), self.last_act_at) + self.settings.release.grace.total_seconds())
 
     def close(self) -> None:
         """End the engine, where one was opened."""

@@ -4,7 +4,6 @@ lost. What is in a pack and has no object any more is found by the pack's own di
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -65,8 +64,7 @@ def _held(ground: Ground, key: str, envelope: Envelope) -> Holding | None:
         return None
     if (owner := owner_of(found) or key) != key and ground.head(owner) is not None:
         return None  # it is a copy of a placeholder: the original stays with that
-    expires = int(time.time() + ground.site.settings.release.grace.total_seconds())
-    return Holding(held_name(source.inode, source.sha256), found.size, expires)
+    return Holding(held_name(source.inode, source.sha256), found.size, ground.site.grace_ends())
 
 
 # -- all of them -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -181,7 +180,7 @@ def _intent(ground: Ground, act: str, item: Releasing, info: ObjectInfo, record:
         held=held_name(held_number(row.path, row.inode), record.sha256) if act == "release" else "",
         size=row.size,
         rule=item.rule,
-        expires_at=int(time.time() + ground.site.settings.release.grace.total_seconds()),
+        expires_at=ground.site.grace_ends(),
     )
 
 

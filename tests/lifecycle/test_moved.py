@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from archiver.catalog.rows import State
 from archiver.errors import PlaceholderDamaged
 from archiver.lifecycle.adopt import adopt
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.expire import expire
 from archiver.lifecycle.outcome import Result
 from archiver.lifecycle.rebuild import adopt_moved
 from archiver.lifecycle.recall import recall
@@ -53,6 +55,21 @@ def test_what_was_gone_before_is_not_asked_about(site: Site, tier_root: Path) ->
     scan_all(site)
     (tier,) = site.local_tiers
     assert list(adopt_moved(site, tier, int(time.time()) + 60)) == []
+
+
+def test_a_clock_that_is_behind_does_not_shorten_the_grace_period_of_what_was_moved(
+    site: Site, tier_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, moved = tier_root / "wide.jpg", tier_root / "moved.jpg"
+    archive(site, paths=[path])
+    path.rename(moved)
+    real = time.time
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: real() - timedelta(days=400).total_seconds())
+        scan_all(site)
+        adopt(site, site.local_tiers[0], row_of(site, moved))
+    expire(site, datetime.now(UTC))
+    assert site.catalog.holding_for(row_of(site, moved).id) is not None
 
 
 def test_a_file_that_is_read_before_its_old_place_is_missed_has_its_original(site: Site, tier_root: Path) -> None:
