@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from functools import cache, partial
+from pathlib import Path
 from threading import Event
 
 from archiver import formats
@@ -88,8 +89,9 @@ def expire_file(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
     path = tier.root / row.path
     record_row = site.catalog.record(held.record_id)
     site.vault.require(record_row.profile)
+    found = _found_held(tier, held, path)
     if row.record_id == held.record_id:  # else it is of a version that a user has written over
-        if _released_again(site, tier, row, held):
+        if _released_again(site, tier, row, found):
             # The catalog was not told, as one that was put back from a backup: with a grace period anew.
             if row.state is not State.SUPERSEDED:
                 site.catalog.mark_superseded(row.id, version=row.version)
@@ -97,22 +99,29 @@ def expire_file(site: Site, tier: LocalTier, held: HoldingRow) -> Outcome:
         if row.state in (State.RELEASED, State.RECALLED):
             with hold(tier, row) as subject:
                 check_placeholder(subject, record_row.payload, decode=True)
-    try:
-        stat = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
-    except FileNotFoundError:
+    if (found := _found_held(tier, held, path)) is None:
         site.catalog.mark_expired(held)  # a crash came between the deletion and its note
         return Outcome(path, "expire", Result.DONE, "was deleted already")
-    if stat.st_size != held.size:
-        raise HeldOriginalDamaged(path=path, held=tier.root / ".archiver" / "holding" / held.name)
     os.unlink(held.name, dir_fd=tier.holding_fd)
     fileops.fsync_directory(tier.holding_fd)  # or it came back after a power cut, and no row would know it
     arrow("expire.unlinked")
     site.catalog.mark_expired(held)
     arrow("expire.committed")
-    return Outcome(path, "expire", Result.DONE, bytes_before=stat.st_blocks * 512)
+    return Outcome(path, "expire", Result.DONE, bytes_before=found.st_blocks * 512)
 
 
-def _released_again(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow) -> bool:
+def _found_held(tier: LocalTier, held: HoldingRow, path: Path) -> os.stat_result | None:
+    """What there is of a held original. Raises HeldOriginalDamaged for one that somebody wrote to who had it open."""
+    try:
+        found = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+    if found.st_size != held.size:
+        raise HeldOriginalDamaged(path=path, held=tier.root / ".archiver" / "holding" / held.name)
+    return found
+
+
+def _released_again(site: Site, tier: LocalTier, row: FileRow, found: os.stat_result | None) -> bool:
     """Whether the original was given back and released once more since the catalog knows of it.
 
     The new placeholder has another inode than the old one, or the same by chance, as inodes are used again: then the
@@ -120,12 +129,10 @@ def _released_again(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow)
     """
     if row.state is State.SUPERSEDED:
         return _carries_a_record(tier, row)
-    if row.state not in (State.RELEASED, State.RECALLED) or (since := site.catalog.held_since(row.id)) is None:
+    if found is None or row.state not in (State.RELEASED, State.RECALLED):
         return False
-    try:
-        return int(os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False).st_ctime) > since
-    except FileNotFoundError:
-        return False
+    since = site.catalog.held_since(row.id)
+    return since is not None and int(found.st_ctime) > since
 
 
 def _carries_a_record(tier: LocalTier, row: FileRow) -> bool:

@@ -235,6 +235,21 @@ def test_expire_deletes_only_what_is_due_and_whole(site: Site, tier_root: Path) 
     assert os.listdir(original.parent) == [held.name]
 
 
+def test_an_original_that_was_written_to_is_not_taken_for_one_that_was_released_again(
+    site: Site, tier_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(site.catalog, "_clock", lambda: time.time() - 60)
+        archive(site, paths=[tier_root / "wide.jpg"])
+    held = site.catalog.holding_for(row_of(site, tier_root / "wide.jpg").id)
+    assert held is not None
+    with (tier_root / ".archiver" / "holding" / held.name).open("ab") as file:
+        file.write(b"somebody still had it open")
+    tally = expire(site, datetime.now(UTC) + timedelta(days=31))
+    assert tally.counts == {("expire", Result.REFUSED): 1}
+    assert site.catalog.holding_for(held.file_id) == held
+
+
 def test_expire_keeps_the_original_when_the_placeholder_is_damaged(site: Site, tier_root: Path) -> None:
     path = tier_root / "wide.jpg"
     archive(site, paths=[path])
