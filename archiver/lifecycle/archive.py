@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
+from functools import cache, partial
 from itertools import groupby, islice
 from threading import BoundedSemaphore, Event, Lock
 from types import TracebackType
@@ -48,6 +48,7 @@ from archiver.formats import RECORD_ROOM, Inspection, Refusal, SourceFacts
 from archiver.lifecycle import exact
 from archiver.lifecycle import plan as planning
 from archiver.lifecycle.arrows import arrow
+from archiver.lifecycle.expire import damage_of
 from archiver.lifecycle.keeper import Keeper, Releasing
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Rung, Tally, attempt, failed, ignore
 from archiver.lifecycle.ownership import claim, require_own
@@ -188,6 +189,7 @@ class _Run:
         self._finishing: deque[Future[None]] = deque()
         self._gathered: defaultdict[str, list[Releasing]] = defaultdict(list)  # by tier; the finisher's
         self._claimed: set[str] = set()  # tiers; the finisher's
+        self._damage = cache(partial(damage_of, site))  # weights may be large: they are read once a run
 
     def __enter__(self) -> Self:
         return self
@@ -329,6 +331,9 @@ class _Run:
     def _release(self, task: Task, encoded: Encoded | None = None, packed: bytes | None = None) -> None:
         """Into the batch that its keeper releases together; a file in memory is not kept waiting there."""
         row = self.site.catalog.file(task.row.id)
+        if (problem := self._forbids(row)) is not None:
+            self._tell(failed(task.path, "release", problem, Result.REFUSED))
+            return
         item = Releasing(row, task.act.rule, packed=packed)
         if encoded is not None and row.version == task.row.version:
             item = replace(item, fidelity=encoded.fidelity, inspection=encoded.loaded.inspection)
@@ -336,6 +341,12 @@ class _Run:
         gathered.append(item)
         if packed is not None or len(gathered) >= self._keeper(task).together:
             self._let_go(task.tier)
+
+    def _forbids(self, row: FileRow) -> ArchiverError | None:
+        """Without a grace period the original goes at once: as at the end of one, only where its weights are whole."""
+        if self.site.settings.release.grace or row.state is not State.RECORDED or row.record_id is None:
+            return None
+        return self._damage(self.site.catalog.record(row.record_id).profile)
 
     def _let_go(self, tier: Tier) -> None:
         gathered = self._gathered[tier.name]

@@ -31,7 +31,7 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore, stop: Even
     is archived with another catalog none is.
     """
     tally = Tally()
-    damage = cache(partial(_damage, site))  # weights may be large: they are read once a run
+    damage = cache(partial(damage_of, site))  # weights may be large: they are read once a run
     foreign = cache(partial(_foreign, site))
 
     def tell(outcome: Outcome) -> None:
@@ -59,7 +59,7 @@ def expire(site: Site, now: datetime, *, listener: Listener = ignore, stop: Even
     return tally
 
 
-def _damage(site: Site, profile: bytes) -> ArchiverError | None:
+def damage_of(site: Site, profile: bytes) -> ArchiverError | None:
     """What is wrong with the weights that records name, which is all that their images can be made of from then on."""
     try:
         site.vault.prove(profile)

@@ -283,6 +283,30 @@ def test_expire_keeps_the_original_when_its_weights_are_damaged(
     assert expire(site, datetime.now(UTC) + timedelta(days=31)).counts == {("expire", Result.DONE): 1}
 
 
+def test_without_grace_nothing_is_released_while_its_weights_are_damaged(
+    site: Site, tier_root: Path, tmp_path: Path
+) -> None:
+    path = tier_root / "wide.jpg"
+    archive(site, paths=[path])
+    undo(site, [path])
+    original = path.read_bytes()
+    release = site.settings.release.model_copy(update={"grace": timedelta(0)})
+    site.settings = site.settings.model_copy(update={"release": release})
+    shutil.copytree(site.vault.path, tmp_path / "damaged", symlinks=True)
+    whole, site.vault = site.vault, Vault(tmp_path / "damaged")
+    weights = max((tmp_path / "damaged" / "objects").iterdir(), key=lambda file: file.stat().st_size)
+    weights.chmod(0o644)
+    with weights.open("r+b") as file:
+        file.write(b"rot")
+    outcomes: list[Outcome] = []
+    archive(site, paths=[path], listener=outcomes.append)
+    assert [(type(outcome.error), outcome.result) for outcome in outcomes] == [(WeightsDamaged, Result.REFUSED)]
+    assert path.read_bytes() == original
+    site.vault = whole
+    assert archive(site, paths=[path]).count("release", Result.DONE) == 1
+    assert not os.listdir(tier_root / ".archiver" / "holding")
+
+
 def test_expire_deletes_the_original_of_an_image_that_was_written_over(site: Site, tier_root: Path) -> None:
     path = tier_root / "wide.jpg"
     archive(site, paths=[path])
