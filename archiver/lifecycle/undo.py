@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import BinaryIO
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, HoldingRow, State
@@ -77,14 +79,26 @@ def undo_file(site: Site, tier: LocalTier, row: FileRow, to: Path | None) -> Out
 
 
 def _copy_out(tier: LocalTier, held: HoldingRow, target: Path) -> None:
-    """Copy a held original, with its times, never over another file. Raises OSError."""
+    """Copy a held original, with its attributes and times, never over another file. Raises OSError."""
     fd = fileops.open_file(tier.holding_fd, held.name, os.O_RDONLY)
-    with os.fdopen(fd, "rb") as original, target.open("xb") as copy:
+    with os.fdopen(fd, "rb") as original, new_file(target, 0o600) as copy:
+        shutil.copyfileobj(original, copy)
+        copy.flush()
+        fileops.copy_attributes(fd, copy.fileno())
+
+
+@contextmanager
+def new_file(target: Path, mode: int) -> Iterator[BinaryIO]:
+    """A file of that mode (the umask counts), synced once the body has written it; taken away where that fails.
+
+    Raises OSError: FileExistsError where something has that name.
+    """
+    fd = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as file:
         try:
-            shutil.copyfileobj(original, copy)
-            copy.flush()
-            fileops.copy_attributes(fd, copy.fileno())
-            os.fsync(copy.fileno())
+            yield file
+            file.flush()
+            os.fsync(fd)
         except BaseException:
             target.unlink()  # part of a photograph under its name would be taken for it
             raise

@@ -19,6 +19,7 @@ from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.fill import render
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.placeholder import Carried
+from archiver.lifecycle.undo import new_file
 from archiver.s3 import placing
 from archiver.s3.address import ObjectUrl
 from archiver.s3.ground import Body, Ground, is_version, version_of
@@ -115,11 +116,10 @@ def undo_object(ground: Ground, row: FileRow, to: Path | None) -> Outcome:
 
 def _copy_out(file: BinaryIO, target: Path, modified_ns: int) -> None:
     """Copy a held original, never over another file. Raises OSError."""
-    with target.open("xb") as copy:
+    with new_file(target, 0o666) as copy:  # a bucket knows no modes
         shutil.copyfileobj(file, copy)
         copy.flush()
         os.utime(copy.fileno(), ns=(modified_ns, modified_ns))
-        os.fsync(copy.fileno())
 
 
 def _put_back(ground: Ground, row: FileRow, held: HoldingRow, found: ObjectInfo, file: BinaryIO) -> None:

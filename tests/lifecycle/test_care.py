@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Barrier, Event
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -148,6 +149,28 @@ def test_undo_does_not_overwrite_what_a_user_wrote(site: Site, tier_root: Path, 
     (rescued / "wide.jpg").write_bytes(b"something of the user's")
     assert undo(site, [path], to=rescued).count("undo", Result.FAILED) == 1
     assert (rescued / "wide.jpg").read_bytes() == b"something of the user's"
+
+
+def test_a_copy_of_a_private_original_is_never_anybody_elses_to_read(
+    site: Site, tier_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, copy, copied = tier_root / "wide.jpg", tmp_path / "wide.jpg", shutil.copyfileobj
+    path.chmod(0o640)
+    scan_all(site)
+    archive(site, paths=[path])
+    modes: list[int] = []
+
+    def look(source: BinaryIO, target: BinaryIO) -> None:
+        modes.append(copy.stat().st_mode & 0o777)
+        copied(source, target)
+
+    monkeypatch.setattr("archiver.lifecycle.undo.shutil.copyfileobj", look)
+    before = os.umask(0o022)
+    try:
+        assert undo(site, [path], to=tmp_path).count("undo", Result.DONE) == 1
+    finally:
+        os.umask(before)
+    assert (modes, copy.stat().st_mode & 0o777) == ([0o600], 0o640)
 
 
 def test_undo_brings_a_deleted_file_back(site: Site, tier_root: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -206,6 +208,22 @@ def test_a_recalled_image_that_was_edited_is_never_undone_over(world: World, tmp
         assert not undo(site, [world.url("2019/a.jpg")], to=tmp_path).exit_code
         assert (tmp_path / "a.jpg").read_bytes() == world.originals["2019/a.jpg"]
         assert world.get("2019/a.jpg") == other
+
+
+def test_of_a_copy_that_cannot_be_finished_nothing_is_left(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fills_the_disk(source: BinaryIO, target: BinaryIO) -> None:
+        target.write(source.read(1000))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with world.site() as site:
+        archive(site, paths=[world.url("2019/a.jpg")])
+        with monkeypatch.context() as patch:
+            patch.setattr("archiver.s3.returning.shutil.copyfileobj", fills_the_disk)
+            assert undo(site, [world.url("2019/a.jpg")], to=tmp_path).count("undo", Result.FAILED) == 1
+        assert not (tmp_path / "a.jpg").exists()
+        assert undo(site, [world.url("2019/a.jpg")], to=tmp_path).count("undo", Result.DONE) == 1
 
 
 def test_a_caption_written_into_a_recalled_image_makes_it_a_new_original(
