@@ -22,7 +22,8 @@ class Budget:
 
     def load(self, catalog: Catalog) -> None:
         """Count what earlier processes recalled. Raises CatalogUnavailable."""
-        now, here = time.time(), time.monotonic()
+        # A machine without a battery for its clock may start in the past: all that was ever recalled would be of now.
+        now, here = max(time.time(), catalog.last_act_at()), time.monotonic()
         ages = []
         for row in catalog.audit_rows():  # newest first
             age = max(0.0, now - row.at)
