@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple, overload
 
-SCHEMA = "0002"
+SCHEMA = "0003"
 """The Alembic revision that this program reads and writes."""
 
 

@@ -207,7 +207,7 @@ class Held(Base):
     __tablename__ = "holding"
 
     record_id: Mapped[int] = mapped_column(Id, ForeignKey("record.id"), primary_key=True, autoincrement=False)
-    inode: Mapped[int] = mapped_column(Unsigned64)
+    inode: Mapped[int] = mapped_column(Unsigned64, index=True)
     size: Mapped[int] = mapped_column(BigInteger)
     expires_at: Mapped[int] = mapped_column(BigInteger)
 
