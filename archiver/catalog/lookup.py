@@ -103,8 +103,10 @@ class Lookup(Recorder):
         is gone.
         """
         was = Gone.was.in_((State.RELEASED, State.RECALLED))
-        old = select(File.inode, File.size, File.mtime_ns).join(Gone, Gone.file_id == File.id)
-        gone = old.where(File.tier_id == tier_id, File.state == State.GONE, Gone.at >= since, was)
+        # Not a join, which SQLite would begin with every file there is.
+        recently = File.id.in_(select(Gone.file_id).where(Gone.at >= since, was))
+        old = select(File.inode, File.size, File.mtime_ns)
+        gone = old.where(recently, File.tier_id == tier_id, File.state == State.GONE)
         with self._read() as connection:
             if connection.execute(gone.limit(1)).first() is None:
                 return

@@ -86,3 +86,11 @@ def test_no_look_at_one_folder_reads_a_whole_table(here: Shelf) -> None:
         catalog.apply_changes(here.id, [DirectoryChange(b"c", folder.id, new=[found("e.jpg")])])
         list(catalog.stream_files(here.id, under="c"))
     assert read_whole(catalog, statements) == set()
+
+
+def test_that_nothing_was_moved_is_known_from_what_is_gone(here: Shelf) -> None:
+    here.bring("a.jpg", State.RELEASED)
+    here.lose("a.jpg")
+    with asked(here.catalog) as statements:
+        assert list(here.catalog.moved(here.id, since=2**40)) == []
+    assert read_whole(here.catalog, statements) == {"gone"}
