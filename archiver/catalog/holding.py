@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from archiver.catalog.acts import let_go
 from archiver.catalog.ledger import Recorder
-from archiver.catalog.rows import Act, HoldingRow, held_name
+from archiver.catalog.rows import Act, FileRow, HoldingRow, held_name
 from archiver.catalog.store import PAGE
 from archiver.catalog.tables import Audit, File, Held, Record
 from archiver.errors import NotTracked
@@ -26,6 +26,11 @@ class HoldingArea(Recorder):
         query = _HELD.where(Record.file_id == file_id).order_by(Held.record_id.desc()).limit(1)
         with self._read() as connection:
             return next((holding_row(*row) for row in connection.execute(query)), None)
+
+    def holding_of(self, row: FileRow) -> HoldingRow | None:
+        """As `holding_for`, but only that of the record which the file has: no earlier version's."""
+        held = self.holding_for(row.id)
+        return held if held is not None and held.record_id == row.record_id else None
 
     def held_since(self, file_id: int) -> int | None:
         """When the original that is held for a file was last taken in, seconds since 1970; None where nothing tells."""

@@ -101,10 +101,8 @@ def _given_back(site: Site, subject: Subject) -> bool:
     The scan of a catalog from a backup takes it for a picture of a user's, and nobody else would ever look: status
     would promise a copy of the original that is not there until its grace period had ended.
     """
-    held = site.catalog.holding_for(subject.row.id) if subject.row.state is State.SUPERSEDED else None
-    if held is None or held.record_id != subject.row.record_id:
-        return False
-    if fileops.stands(subject.tier.holding_fd, "", held.name):
+    held = site.catalog.holding_of(subject.row) if subject.row.state is State.SUPERSEDED else None
+    if held is None or fileops.stands(subject.tier.holding_fd, "", held.name):
         return False
     subject.require_unchanged()
     return subject.sha256() == site.catalog.record(held.record_id).sha256

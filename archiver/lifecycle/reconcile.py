@@ -176,7 +176,7 @@ def commit_restore(
     site: Site, tier: LocalTier, row: FileRow, copy: str, restored: os.stat_result, *, detail: str = ""
 ) -> None:
     """Write into the catalog that the original's exact bytes stand at its path; copies of them are deleted."""
-    held = site.catalog.holding_for(row.id)
+    held = site.catalog.holding_of(row)
     if held is not None:
         _unlink(tier.holding_fd, held.name)
     if row.state is State.RELEASED:

@@ -78,7 +78,7 @@ def release(
         with reconcile.journalled(site, tier, intent):
             arrow("release.journalled")
             after = _exchange(site, subject, record_row, head, intent)
-    if site.settings.release.grace.total_seconds() == 0 and (held := site.catalog.holding_for(row.id)) is not None:
+    if site.settings.release.grace.total_seconds() == 0 and (held := site.catalog.holding_of(row)) is not None:
         expire_file(site, tier, held)
     return Outcome(
         subject.path,

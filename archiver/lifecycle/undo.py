@@ -65,6 +65,7 @@ def undo_file(site: Site, tier: LocalTier, row: FileRow, to: Path | None) -> Out
     held = site.catalog.holding_for(row.id)
     if held is None:
         raise NothingHeld(path=path)
+    require_current(row, held, to, path)
     _check_original(tier, held, site.catalog.record(held.record_id).sha256, path)
     arrow("undo.verified")
     if to is not None:
@@ -76,6 +77,12 @@ def undo_file(site: Site, tier: LocalTier, row: FileRow, to: Path | None) -> Out
     else:
         _put_back(site, tier, row, held)
     return Outcome(path, "undo", Result.DONE, bytes_after=held.size)
+
+
+def require_current(row: FileRow, held: HoldingRow, to: Path | None, path: Where) -> None:
+    """Raises FileModified where the original of an earlier version would take the place of a later one."""
+    if to is None and held.record_id != row.record_id:
+        raise FileModified(path=path, state=State.RELEASED.label)
 
 
 def _copy_out(tier: LocalTier, held: HoldingRow, target: Path) -> None:

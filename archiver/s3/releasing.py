@@ -243,7 +243,7 @@ def _put_away(ground: Ground, entry: Entry, ready: _Ready) -> Outcome:
     holding = Holding(intent.held, row.size, intent.expires_at)
     catalog.mark_released(row.id, intent.record_id, version=version, holding=holding, rule=intent.rule)
     arrow("s3.release.committed")
-    if ground.site.settings.release.grace.total_seconds() == 0 and (held := catalog.holding_for(row.id)) is not None:
+    if ground.site.settings.release.grace.total_seconds() == 0 and (held := catalog.holding_of(row)) is not None:
         expire_object(ground, held)
     return _done(ground, ready)
 

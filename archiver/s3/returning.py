@@ -19,7 +19,7 @@ from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.fill import render
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.placeholder import Carried
-from archiver.lifecycle.undo import new_file
+from archiver.lifecycle.undo import new_file, require_current
 from archiver.s3 import placing
 from archiver.s3.address import ObjectUrl
 from archiver.s3.ground import Body, Ground, is_version, version_of
@@ -75,7 +75,7 @@ class ObjectPlaceholder:
 
     def _intent(self, act: str) -> Intent:
         assert self.row.record_id is not None  # `recalling` compared it
-        held = self.ground.site.catalog.holding_for(self.row.id)
+        held = self.ground.site.catalog.holding_of(self.row)
         etag = self.body.info.etag if self.body.info is not None else ""
         length = self.carried.envelope.source.length
         return Intent(act, self.row.path, etag, self.row.record_id, held=held.name if held else "", size=length)
@@ -103,6 +103,7 @@ def undo_object(ground: Ground, row: FileRow, to: Path | None) -> Outcome:
     held = ground.site.catalog.holding_for(row.id)
     if held is None:
         raise NothingHeld(path=path)
+    require_current(row, held, to, path)
     digest = ground.site.catalog.record(held.record_id).sha256
     found = ground.held.find(row.path, int(held.name.partition("-")[0], 16), digest)
     with ground.held.opened(found, row.path, digest) as file:
