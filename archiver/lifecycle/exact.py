@@ -89,12 +89,8 @@ def check(file: Readable, envelope: Envelope, *, decode: bool) -> None:
         formats.read_payload(reader)
 
 
-def _nothing() -> None:
-    """Who is told when the bytes are in place, where nobody waits for that."""
-
-
 def restore(
-    site: Site, subject: Subject, envelope: Envelope, *, asker: str = "", written: Callable[[], None] = _nothing
+    site: Site, subject: Subject, envelope: Envelope, *, asker: str = "", written: Callable[[], object] = lambda: None
 ) -> Outcome:
     """From released to recorded: the original's bytes, in the placeholder's inode. `asker` goes into the audit.
 

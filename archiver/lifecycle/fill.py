@@ -37,10 +37,6 @@ def carried_by_released(site: Site, subject: Subject) -> Carried:
     return carried
 
 
-def _nothing() -> None:
-    """Who is told when the image is written, where nobody waits for that."""
-
-
 def fill(
     site: Site,
     subject: Subject,
@@ -48,7 +44,7 @@ def fill(
     decode: Callable[[], Generated],
     *,
     asker: str = "",
-    written: Callable[[], None] = _nothing,
+    written: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """From released to recalled: journal, image, catalog. `asker` goes into the audit.
 
@@ -89,7 +85,7 @@ def fill_unlisted(
     carried: Carried,
     generated: Generated,
     *,
-    written: Callable[[], None] = _nothing,
+    written: Callable[[], object] = lambda: None,
 ) -> Outcome:
     """Fill a placeholder that no catalog row speaks for: a copy outside every tier, or one that no scan has seen yet.
 
