@@ -131,12 +131,6 @@ class Lookup(Recorder):
             raise NotTracked(path=f"record {record_id}")
         return _record_row(row)
 
-    def records_of(self, file_id: int) -> list[RecordRow]:
-        """Every record a file ever had and that was not dropped, newest first."""
-        with self._read() as connection:
-            rows = connection.execute(_RECORD.where(Record.file_id == file_id).order_by(Record.id.desc()))
-            return [_record_row(row) for row in rows]
-
     def metadata(self, record_id: int) -> bytes | None:
         """The metadata kept with a record, as it was handed in; None where the file had none."""
         with self._read() as connection:

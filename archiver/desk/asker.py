@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pwd
 from dataclasses import dataclass
 from functools import lru_cache
@@ -93,8 +92,3 @@ def _user_name(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
-
-
-def myself() -> Asker:
-    """This process."""
-    return Asker.of(os.getpid())

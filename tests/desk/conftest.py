@@ -14,7 +14,7 @@ from archiver.catalog.rows import State
 from archiver.config import RecallSettings, Settings
 from archiver.decoder.engine import Engine
 from archiver.decoder.opening import open_engine
-from archiver.desk.asker import Asker, myself
+from archiver.desk.asker import Asker
 from archiver.desk.desk import RecallDesk
 from archiver.desk.jobs import Reader, Verdict
 from archiver.lifecycle.archive import archive
@@ -62,7 +62,7 @@ def ask(
     """Read a file as somebody: the desk gets a descriptor of its own, as from the kernel."""
     waiting = Waiting()
     fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    waiting.reader = desk.ask(fd, asker or myself(), waiting, pidfd=pidfd, patience=patience)
+    waiting.reader = desk.ask(fd, asker or Asker.of(os.getpid()), waiting, pidfd=pidfd, patience=patience)
     return waiting
 
 

@@ -10,14 +10,13 @@ from pathlib import Path
 
 from archiver import formats
 from archiver.access.fuse_recalls import Recalls
-from archiver.desk.asker import myself
 from archiver.lifecycle.site import Site
 from tests.desk.conftest import PATIENCE, with_recall
 from tests.desk.test_desk import kind_of
 
 
 def answer_to(recalls: Recalls, path: Path) -> int | None:
-    return recalls.ask(os.open(path, os.O_RDWR | os.O_CLOEXEC), myself().pid).answer(PATIENCE)
+    return recalls.ask(os.open(path, os.O_RDWR | os.O_CLOEXEC), os.getpid()).answer(PATIENCE)
 
 
 def test_a_catalog_that_cannot_be_read_is_an_error_and_the_next_reader_gets_the_image(

@@ -13,7 +13,7 @@ import pytest
 
 from archiver.config import RecallSettings
 from archiver.decoder.engine import Priority
-from archiver.desk.asker import Asker, myself
+from archiver.desk.asker import Asker
 from archiver.desk.history import Ending
 from archiver.desk.rules import Action, Rules, Ruling
 from archiver.lifecycle.site import Site
@@ -97,7 +97,7 @@ def test_the_first_rule_that_matches_decides() -> None:
 
 
 def test_a_process_is_known_by_what_the_kernel_says_of_it() -> None:
-    me = myself()
+    me = Asker.of(os.getpid())
     assert (me.pid, me.uid, me.gid) == (os.getpid(), os.geteuid(), os.getegid())
     assert me.exe == str(Path(sys.executable).resolve())
     assert me.comm == Path("/proc/self/comm").read_text().strip()
