@@ -308,7 +308,7 @@ def _ours_at(spot: _Spot, directory_fd: int, name: str) -> formats.Found | None:
 def _settle_recall(spot: _Spot) -> str:
     """A recall or a re-release: the first block tells which form the file has; the other form's rest is cleared."""
     with spot.opened() as (fd, envelope):
-        if envelope is None or os.fstat(fd).st_ino != spot.intent.inode:
+        if envelope is None or os.fstat(fd).st_ino != spot.intent.inode or not _is_of_row(spot, envelope):
             return "left alone: another file stands there"
         if envelope.kind is Kind.GENERATED and _is_edited(fd):
             return _supersede(spot, fd)
@@ -316,6 +316,12 @@ def _settle_recall(spot: _Spot) -> str:
         fileops.set_times(fd, os.fstat(fd).st_atime_ns, envelope.source.mtime_ns)
         os.fsync(fd)
         return said
+
+
+def _is_of_row(spot: _Spot, envelope: Envelope) -> bool:
+    """Whether it carries the record of the row, where there is one: another picture may have been copied over it."""
+    number = None if spot.row is None else spot.row.record_id
+    return number is None or spot.site.catalog.record(number).payload == envelope.record
 
 
 def _is_edited(fd: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from archiver.config import Settings
 from archiver.lifecycle import journal
 from archiver.lifecycle import release as releasing
 from archiver.lifecycle.archive import archive
+from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.outcome import Outcome, Result
 from archiver.lifecycle.rebuild import rebuild
@@ -106,3 +108,18 @@ def test_a_failed_act_is_settled_like_a_crashed_one(
     archive(site, listener=outcomes.append)
     assert {outcome.result for outcome in outcomes if outcome.act == "release"} == {Result.FAILED}
     witness.look_after_restart(settings)
+
+
+@pytest.mark.parametrize("act", ["recall", "rerelease"])
+def test_another_placeholder_that_was_copied_over_the_file_of_a_dead_act_is_left_alone(
+    site: Site, tier_root: Path, act: str
+) -> None:
+    path, other = tier_root / "2019/a.jpg", tier_root / "2019/b.JPG"
+    archive(site, paths=[path, other])
+    row, tier = row_of(site, path), site.local_tiers[0]
+    assert row.record_id is not None
+    with journal.begun(tier.journal_fd, Intent(act, row.path, row.record_id, row.inode)):
+        shutil.copyfile(other, path)
+    reconcile(site)
+    assert path.read_bytes() == other.read_bytes()
+    assert not os.listdir(tier_root / ".archiver" / "journal")
