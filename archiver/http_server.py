@@ -22,6 +22,7 @@ _CONNECTIONS = 512  # at a time; the next is told to come back
 _HEAD_SECONDS = 10.0  # in which a request's head must have arrived
 _KEPT_SECONDS = 60  # that an idle connection is kept
 _STOP_SECONDS = 30  # that a stop waits for answers under way
+_GOODBYE_SECONDS = 1.0  # in which an idle client must have hung up, too, once a stop has closed its connection
 # What uvicorn warns of for every connection that deserves it, as many as anybody cares to open.
 _ANYBODY_S_WARNINGS = ("Exceeded concurrency limit.", "Invalid HTTP request received.")
 _WARNING_SECONDS = 60.0  # in which each of them is heard once
@@ -133,8 +134,18 @@ class PatientProtocol(H11Protocol):
         if self._head_timer is not None:
             self._head_timer.cancel()
 
+    def shutdown(self) -> None:
+        """Over TLS asyncio closes a connection when the client has agreed, for which it waits 30 s. One that keeps an
+        idle connection for its next request looks at it only then, and a stop would wait all that time for nobody."""
+        super().shutdown()
+        if self._is_idle():
+            self.loop.call_later(_GOODBYE_SECONDS, self.transport.abort)
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
     def _watch(self) -> None:
-        head_is_due = self.cycle is None or self.cycle.response_complete
+        head_is_due = self._is_idle()
         if head_is_due and self._head_timer is None:
             self._head_timer = self.loop.call_later(_HEAD_SECONDS, self.transport.close)
         elif not head_is_due and self._head_timer is not None:

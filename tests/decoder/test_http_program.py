@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import pytest
@@ -26,6 +28,8 @@ from archiver.errors import (
 from tests.decoder.conftest import Small
 from tests.decoder.test_http import TOKEN, caller, served
 from tests.decoder.test_service import SECONDS
+
+IDLE_STOP_SECONDS = 15.0  # half of what asyncio would wait for
 
 
 def test_tls_with_a_private_authority(small: Small, tmp_path: Path) -> None:
@@ -103,3 +107,17 @@ def test_the_program_serves_tells_how_it_does_and_stops(small: Small, tmp_path: 
             assert found.profiles == (f"random-5 ({small.profile.fingerprint.hex()[:16]})",)
         process.send_signal(signal.SIGTERM)
         assert process.wait(SECONDS) in (0, -signal.SIGTERM)
+
+
+def test_a_stop_does_not_wait_for_a_caller_that_keeps_an_idle_connection(small: Small, tmp_path: Path) -> None:
+    """Over TLS: whoever reads meanwhile finds no decoder, and what keeps its connection does not look at it."""
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with ExitStack() as later:
+        with served(small, ssl_certfile=tmp_path / "server.pem") as decoder:
+            decoder.server.config.timeout_graceful_shutdown = int(SECONDS)
+            engine = later.enter_context(caller(decoder.url, tmp_path, ca_file=tmp_path / "ca.pem"))
+            engine.decode(small.records[:1])
+            began = monotonic()
+        assert monotonic() - began < IDLE_STOP_SECONDS
