@@ -82,7 +82,9 @@ class Client:
             headers[wire.DEADLINE] = f"{left:.3f}"
             try:
                 reply = self._ask("POST", wire.DECODE, wire.most_answer(len(records)), headers, body, left)
-                return wire.unpack_pictures(reply, len(records), self.where)
+                pictures = wire.unpack_pictures(reply, len(records), self.where)
+                wire.require_sizes(pictures, records, self.where)
+                return pictures
             except ProfileUnknown as error:
                 raise DecoderProfileMissing(where=self.where, profile=error.facts["profile"]) from None
             except DecoderBusy as error:

@@ -103,6 +103,20 @@ def unpack_pictures(body: bytes, count: int, where: str) -> list[Generated]:
     return pictures
 
 
+def require_sizes(pictures: Sequence[Generated], records: Sequence[Record], where: str) -> None:
+    """A picture of another size is not that of its record, and would be stretched to its file's size unseen.
+
+    How many pixels a cell of the grid has is the profile's, which need not be known here: as many each way.
+    Raises DecoderAnswerInvalid.
+    """
+    for picture, record in zip(pictures, records, strict=True):
+        height, width = picture.pixels.shape[:2]
+        columns, rows = record.grid
+        if width % columns or width // columns * rows != height:
+            problem = f"a picture of {width}x{height} for a record of {columns}x{rows} cells"
+            raise DecoderAnswerInvalid(where=where, problem=problem)
+
+
 def most_answer(count: int) -> int:
     """Bytes that an answer with `count` pictures never exceeds."""
     return count * (_HEAD.size + 255 + 3 * MOST_SIDE * MOST_SIDE + (1 << 16))

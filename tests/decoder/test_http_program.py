@@ -16,12 +16,14 @@ import pytest
 import trustme
 
 from archiver.config import Settings
-from archiver.decoder import serving
+from archiver.decoder import serving, wire
+from archiver.decoder.engine import Generated
 from archiver.decoder.status import examine
 from archiver.errors import (
     ArchiverError,
     CannotListen,
     ConfigInvalid,
+    DecoderAnswerInvalid,
     DecoderUnguarded,
     DecoderUnreachable,
 )
@@ -57,6 +59,22 @@ def test_tls_with_a_private_authority(small: Small, tmp_path: Path) -> None:
         served(small) as decoder,
         caller(decoder.url.replace("http", "https"), tmp_path) as engine,
         pytest.raises(DecoderUnreachable, match="does not speak TLS; is its address an http:// one"),
+    ):
+        engine.decode(small.records[:1])
+
+
+@pytest.mark.parametrize("size", [(8, 8), (64, 48), (48, 65)])
+def test_a_picture_of_another_size_is_not_taken_for_that_of_a_record(
+    small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    """It would be stretched to the length and size of the file, and nobody would see that it is none of it."""
+    assert size != small.pictures[0].shape[:2]
+    other = wire.pack_picture(Generated(np.zeros((*size, 3), np.uint8), "another"))
+    monkeypatch.setattr(wire, "pack_picture", lambda _picture: other)
+    with (
+        served(small) as decoder,
+        caller(decoder.url, tmp_path) as engine,
+        pytest.raises(DecoderAnswerInvalid, match=f"a picture of {size[1]}x{size[0]} for a record of 4x3 cells"),
     ):
         engine.decode(small.records[:1])
 
