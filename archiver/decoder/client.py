@@ -79,9 +79,11 @@ class Client:
             left = patience - monotonic()
             if left <= 0:
                 raise DeadlineMissed(where=self.where, seconds=f"{monotonic() - began:.1f}")
-            headers[wire.DEADLINE] = f"{left:.3f}"
+            # Even for whoever can wait longer: a host that lost its power says no more, nor that it is back.
+            seconds = min(left, self._timeout)
+            headers[wire.DEADLINE] = f"{seconds:.3f}"
             try:
-                reply = self._ask("POST", wire.DECODE, wire.most_answer(len(records)), headers, body, left)
+                reply = self._ask("POST", wire.DECODE, wire.most_answer(len(records)), headers, body, seconds)
                 pictures = wire.unpack_pictures(reply, len(records), self.where)
                 wire.require_sizes(pictures, records, self.where)
                 return pictures

@@ -196,7 +196,7 @@ class DecoderBusy(ArchiverError):
     """the decoder {where} has too much to do: {waiting} records wait already"""
 
     exit_code = 6
-    hint = "Try again in a moment; `queue` under [decoder] in the configuration is how many may wait."
+    hint = "Try again in a moment; `waiting` under [decoder] in the configuration is how many may wait."
 
 
 class DeadlineMissed(ArchiverError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -17,12 +18,13 @@ import trustme
 
 from archiver.config import Settings
 from archiver.decoder import serving, wire
-from archiver.decoder.engine import Generated
+from archiver.decoder.engine import Generated, Priority
 from archiver.decoder.status import examine
 from archiver.errors import (
     ArchiverError,
     CannotListen,
     ConfigInvalid,
+    DeadlineMissed,
     DecoderAnswerInvalid,
     DecoderUnguarded,
     DecoderUnreachable,
@@ -77,6 +79,16 @@ def test_a_picture_of_another_size_is_not_taken_for_that_of_a_record(
         pytest.raises(DecoderAnswerInvalid, match=f"a picture of {size[1]}x{size[0]} for a record of 4x3 cells"),
     ):
         engine.decode(small.records[:1])
+
+
+def test_a_silent_host_takes_no_longer_than_it_may_from_a_reader_with_more_time(small: Small, tmp_path: Path) -> None:
+    """As one that lost its power, or hangs: its connection stands, and nothing comes."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        caller(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, timeout="1s") as engine,
+        pytest.raises(DeadlineMissed, match=r"within 1\.0 s"),
+    ):
+        engine.decode(small.records[:1], priority=Priority.INTERACTIVE, deadline=monotonic() + SECONDS / 4)
 
 
 def test_a_decoder_that_others_can_reach_needs_a_token(small: Small) -> None:
