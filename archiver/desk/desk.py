@@ -85,8 +85,9 @@ class RecallDesk:
         for worker in self._workers:
             worker.start()
 
-    def stop(self) -> None:
+    def stop(self, *, for_good: bool = True) -> None:
         """Answer all who wait, but for files that are being written: those end as usual, and are waited for.
+        Not for good: nobody hears the answers any more, who waits asks the next desk, and nothing has failed.
 
         A decode that nobody wants any more is not: it may take until the deadline of who wanted it. The engine's end
         drops it, or waits for it.
@@ -101,7 +102,10 @@ class RecallDesk:
                     self._drop(job)
                 elif job.picture is not None:
                     job.picture.cancel()
-        self._tell_all(readers, Ending.FAILED, "the daemon is stopping")
+        if for_good:
+            self._tell_all(readers, Ending.FAILED, "the daemon is stopping")
+        else:
+            self._tell_all(readers, Ending.LEFT, "the next desk is asked")
         for worker in self._workers:
             if worker.ident is not None:  # else `start` has failed
                 worker.join()

@@ -28,7 +28,7 @@ class Ending(StrEnum):
     FULL = "full"  # a limit was reached
     LATE = "late"  # the deadline came first
     FAILED = "failed"
-    LEFT = "left"  # the reader was killed, or waits no more
+    LEFT = "left"  # the reader was killed, waits no more, or asks the next desk
 
 
 @dataclass(frozen=True, slots=True)

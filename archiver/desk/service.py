@@ -60,7 +60,7 @@ class DeskService:
         if self._kernel is not None:
             self._kernel.close()
         if not for_good:
-            self.desk.stop()
+            self.desk.stop(for_good=False)
         if self._opener.ident is not None:
             self._opener.join()
 

@@ -126,6 +126,22 @@ def test_a_mount_that_waits_when_the_daemon_ends_is_hung_up_on_without_a_verdict
     stopping.join()
 
 
+@pytest.mark.parametrize(("for_good", "ending"), [(True, Ending.FAILED), (False, Ending.LEFT)])
+def test_at_a_reload_no_recall_counts_as_failed(
+    site: Site, released: list[Path], tmp_path: Path, for_good: bool, ending: Ending
+) -> None:
+    """Its reader asks the next desk and gets the image: a failure in the log and in `recalls tail` would be none."""
+    site.settings = with_recall(site.settings, socket=tmp_path / "recall.sock")
+    service = DeskService(site)
+    service.start()
+    gate = Gate(site, is_open=False)
+    waiting = ask(service.desk, released[0])
+    gate.reached.acquire()
+    service.stop(for_good=for_good)
+    gate.open()
+    assert waiting.verdict().ending is ending
+
+
 @pytest.mark.parametrize(
     "packet", [b"", b"{", b"[]", b"null", b'{"want": "all"}', b'{"want": "recall", "pid": 1}', b"x" * 10_000]
 )
