@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from threading import Event
+from typing import TYPE_CHECKING
 
-from archiver import http_server
 from archiver.config import Settings
 from archiver.errors import QueueUnknown, TierUnknown, WebhookUnguarded
-from archiver.http_server import Listening
 from archiver.lifecycle.opening import open_site
 from archiver.lifecycle.site import Site
 from archiver.s3.hooking import open_queue
 from archiver.s3.listen import Batch, Listener, hear
 from archiver.s3.tier import S3Tier
 from archiver.units import counted
+
+if TYPE_CHECKING:
+    from archiver.http_server import Listening
 
 
 def listen(
@@ -59,6 +61,8 @@ def serve(
 
     Raises TierUnknown, QueueUnknown, WebhookUnguarded, ConfigInvalid (certificate), SystemRefused (the address).
     """
+    # Queues need no HTTP server, and its libraries may not be there.
+    from archiver import http_server
     from archiver.s3.webhook import Receiver, create_app
 
     if token is None and not at.reaches_only_this_machine:

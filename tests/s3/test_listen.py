@@ -270,3 +270,10 @@ def test_messages_in_hand_stay_hidden_while_work_is_longer_than_the_queue_waits(
         Listener(site, [tier], counting, ignore).run(threading.Event(), batches.append, once=True)
     assert seen == [[]]
     assert queue.counts() == (0, 0)
+
+
+def test_queues_need_no_http_server(tmp_path: Path) -> None:
+    """`archiver[s3]` brings neither uvicorn nor starlette, which only web hooks need."""
+    program = "import sys; sys.modules.update(uvicorn=None, starlette=None); import archiver.s3.listening"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
