@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, Programmin
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from archiver.config import redact_url
-from archiver.errors import CatalogUnavailable
+from archiver.errors import CatalogUnavailable, PostgresqlNotInstalled
 
 PAGE = 1000
 """Rows that a stream fetches at a time."""
@@ -70,7 +70,7 @@ def open_engine(url: str, *, create: bool = False, busy_seconds: float = 30.0) -
     """An engine for a SQLite or PostgreSQL URL; nothing is connected yet.
 
     `create` lets SQLite make the file. `busy_seconds`: how long to wait for another writer, or for a connection where
-    all are in use. Raises CatalogUnavailable.
+    all are in use. Raises CatalogUnavailable (PostgresqlNotInstalled).
     """
     try:
         parsed = make_url(url)
@@ -120,17 +120,20 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _postgresql_engine(url: URL, busy_seconds: float) -> Engine:
-    return create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        pool_pre_ping=True,
-        pool_timeout=busy_seconds,
-        connect_args={
-            "application_name": f"archiver pid {os.getpid()} on {socket.gethostname()}"[:63],
-            "connect_timeout": 10,
-            "tcp_user_timeout": 30_000,  # milliseconds until a server that answers nothing at all counts as gone
-            "options": f"-c lock_timeout={int(busy_seconds * 1000)} -c timezone=UTC",
-        },
-    )
+    try:
+        return create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_timeout=busy_seconds,
+            connect_args={
+                "application_name": f"archiver pid {os.getpid()} on {socket.gethostname()}"[:63],
+                "connect_timeout": 10,
+                "tcp_user_timeout": 30_000,  # milliseconds until a server that answers nothing at all counts as gone
+                "options": f"-c lock_timeout={int(busy_seconds * 1000)} -c timezone=UTC",
+            },
+        )
+    except ImportError as error:  # of psycopg, or of the libpq that it looks for
+        raise PostgresqlNotInstalled(url=redact_url(str(url)), reason=str(error).partition("\n")[0]) from error
 
 
 def _name_the_failure(context: ExceptionContext) -> None:

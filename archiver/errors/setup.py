@@ -73,6 +73,12 @@ class CatalogUnavailable(ArchiverError):
     )
 
 
+class PostgresqlNotInstalled(CatalogUnavailable):
+    """the catalog {url} cannot be opened: PostgreSQL needs psycopg, which cannot be used here ({reason})"""
+
+    hint = "pip install 'archiver[postgresql]'"
+
+
 class CatalogOutdated(ArchiverError):
     """the catalog {url} has schema {found}, this program needs {wanted}"""
 

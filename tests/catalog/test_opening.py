@@ -29,6 +29,7 @@ from archiver.errors import (
     CatalogOutdated,
     CatalogTooNew,
     CatalogUnavailable,
+    PostgresqlNotInstalled,
 )
 
 
@@ -249,6 +250,13 @@ def test_only_a_sqlite_or_postgresql_catalog_in_a_file_or_on_a_server_is_opened(
     for url in ("sqlite://", "sqlite:///:memory:", "oracle://host/name"):
         with pytest.raises(CatalogUnavailable):
             Catalog.open(url, create=True)
+
+
+def test_a_server_without_its_driver_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(PostgresqlNotInstalled, match="psycopg") as refused:
+        Catalog.open("postgresql://archiver:hush@db.example/archiver")
+    assert "hush" not in str(refused.value)
 
 
 def test_commits_survive_a_power_cut(sqlite_catalog: Catalog) -> None:
