@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import io
 import json
 import os
 import sys
@@ -117,6 +118,9 @@ class Program(click.Group):
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit with the documented code."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A file's name may hold what the terminal's encoding does not: it is shown by its number, as on stderr.
+            sys.stdout.reconfigure(errors="backslashreplace")
         invocation = Invocation()
         words = (args[0] if args else extra.get("args")) or sys.argv[1:]
         given = {"prog_name": "archiver", **extra, "standalone_mode": False, "obj": invocation}

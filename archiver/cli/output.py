@@ -60,9 +60,9 @@ class Output:
             self.out.file.flush()
 
     def text(self, line: str = "", style: str = "") -> None:
-        """One line for people."""
+        """One line for people, `printable`: it may have a file's name in it."""
         if not self.as_json:
-            self.out.print(Text(line, style=style), soft_wrap=True)
+            self.out.print(Text(printable(line), style=style), soft_wrap=True)
 
     def table(
         self,
@@ -76,7 +76,7 @@ class Output:
         if self.as_json:
             return
         if title:  # not the table's own, which is folded to the width that the table happens to have
-            self.text(printable(title), style="bold")
+            self.text(title, style="bold")
         self.out.print(build_table(columns, rows, total=total))
 
     def facts(self, pairs: Iterable[tuple[str, Cell]], *, title: str = "") -> None:
@@ -84,7 +84,7 @@ class Output:
         if self.as_json:
             return
         if title:
-            self.text(printable(title), style="bold")
+            self.text(title, style="bold")
         shown = [(name, str(value)) for name, value in pairs if value not in (None, "")]
         width = max((len(name) for name, _ in shown), default=0)
         for name, value in shown:
@@ -101,7 +101,7 @@ class Output:
 
     def warn(self, line: str) -> None:
         """One line on stderr, shown with --json too."""
-        self.err.print(Text.assemble(("warning: ", "yellow"), line), soft_wrap=True)
+        self.err.print(Text.assemble(("warning: ", "yellow"), printable(line)), soft_wrap=True)
 
     def error(self, error: ArchiverError) -> None:
         """`error: message` and `hint: ...` on stderr; with --json the same as one JSON object there."""

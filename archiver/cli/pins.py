@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from archiver.cli.invocation import Invocation, pass_invocation
-from archiver.cli.output import Column, printable
+from archiver.cli.output import Column
 from archiver.cli.verb import VerbCommand
 from archiver.cli.where import absolute, where
 from archiver.errors import EXIT_OK, EXIT_WARNINGS
@@ -47,7 +47,7 @@ def pin(invocation: Invocation, paths: tuple[Where, ...], subtree: bool) -> int:
             located = site.locate(path)
             site.catalog.pin(located.tier_id, located.relative, subtree=subtree)
             invocation.output.json(Pinned(absolute(path), subtree), "pin")
-            invocation.output.text(f"{printable(str(path))}: pinned{' with all below' if subtree else ''}")
+            invocation.output.text(f"{path}: pinned{' with all below' if subtree else ''}")
     return EXIT_OK
 
 
@@ -66,7 +66,7 @@ def unpin(invocation: Invocation, paths: tuple[Where, ...]) -> int:
             found = site.catalog.unpin(located.tier_id, located.relative)
             code = code if found else EXIT_WARNINGS
             invocation.output.json({"path": absolute(path), "was_pinned": found}, "unpin")
-            invocation.output.text(f"{printable(str(path))}: {'no longer pinned' if found else 'was not pinned'}")
+            invocation.output.text(f"{path}: {'no longer pinned' if found else 'was not pinned'}")
     return code
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from archiver.cli.invocation import Invocation, pass_invocation
-from archiver.cli.output import Output, printable
+from archiver.cli.output import Output
 from archiver.cli.verb import VerbGroup
 from archiver.errors import EXIT_OK
 
@@ -51,4 +51,4 @@ def _print(output: Output, event: Event) -> None:
     who = f"{event.process} ({event.pid or '?'}{f', {event.user}' if event.user else ''})"
     why = event.reason or (f"rule {event.rule}" if event.rule else "")
     line = f"{when}  {event.ending:<11}  {event.seconds:7.2f} s  {who}  {event.path}{f'  {why}' if why else ''}"
-    output.text(printable(line), style=_STYLES.get(event.ending, ""))
+    output.text(line, style=_STYLES.get(event.ending, ""))

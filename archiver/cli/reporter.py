@@ -70,7 +70,7 @@ class Reporter:
     def advise(self) -> None:
         """What to do about the files that failed, once for each kind of failure."""
         for hint in filter(None, self._hints.values()):
-            self._output.text(f"hint: {printable(hint)}")
+            self._output.text(f"hint: {hint}")
 
     def _counts(self) -> str:
         counts = (f"{act} {result} {count:,}" for (act, result), count in sorted(self._tally.counts.items()))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import click
 
 from archiver.cli.invocation import Invocation, interruptible, pass_invocation
-from archiver.cli.output import printable
 from archiver.cli.verb import VerbGroup
 from archiver.config import S3TierSettings, Settings
 from archiver.errors import EXIT_OK, ArchiverError, ObjectsNotInstalled, ServerNotInstalled
@@ -178,9 +177,9 @@ def _apply(invocation: Invocation, hook: Hook, changes: Sequence[Change], dry_ru
         before, after = (json.loads(text) if text else None for text in (change.before, change.after))
         output.json(_Shown(change.part, change.name, change.is_needed, before, after, change.note), "change")
         what = "" if change.is_needed else ": as it should be"
-        output.text(f"{change.part} {printable(change.name)}{what}", "bold")
+        output.text(f"{change.part} {change.name}{what}", "bold")
         for line in change.lines():
-            output.text(f"  {printable(line)}", _STYLES.get(line[:1], "dim"))
+            output.text(f"  {line}", _STYLES.get(line[:1], "dim"))
         if change.note and change.is_needed:
             output.text(f"  {change.note}", "yellow")
     if not any(change.is_needed for change in changes):

@@ -136,7 +136,8 @@ def _plain(value: object) -> str:
 def path(invocation: Invocation) -> int:
     """Print which file is read, whether or not it is there."""
     invocation.output.json({"path": invocation.config_path, "exists": invocation.config_path.exists()})
-    invocation.output.text(os.fspath(invocation.config_path))
+    if not invocation.output.as_json:
+        click.echo(os.fsencode(invocation.config_path))  # its very bytes: it is for `$(...)`
     return 0
 
 

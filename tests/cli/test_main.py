@@ -21,6 +21,7 @@ from archiver.cli.output import Column, Output, human_ratio, jsonable, printable
 from archiver.cli.reporter import Reporter, report
 from archiver.cli.verb import VerbCommand
 from archiver.lifecycle.outcome import Tally
+from tests.cli.installation import Installation
 
 ROOT = Path(__file__).resolve().parents[2]
 ALL_VERBS = [verb for verbs in VERBS.values() for verb in verbs]
@@ -165,6 +166,19 @@ def test_a_title_is_not_folded_to_the_width_of_its_table(capsys: pytest.CaptureF
     title = "/srv/photos/2009/a folder with a long name (tier photos)"
     Output().table([Column("state")], [["released"]], title=title)
     assert title in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii"])
+def test_a_status_shows_any_name_on_any_terminal(place: Installation, encoding: str) -> None:
+    """Its heading is the name itself: neither what no encoding holds nor what a terminal obeys may be in it."""
+    odd = Path(os.fsdecode(bytes(place.photos / "a") + "\x1b[31mß\n".encode() + b"\xff.jpg"))
+    (place.photos / "rome.jpg").rename(odd)
+    place.run("scan").ok()
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = run("--config", str(place.config), "status", str(odd), env=environment, encoding="utf-8")
+    shown = "\\xdf" if encoding == "ascii" else "ß"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == f"{place.photos}/a\\x1b[31m{shown}\\n\\xff.jpg"
 
 
 def test_paths_in_json_give_their_exact_bytes_back() -> None:
