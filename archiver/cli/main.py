@@ -13,7 +13,8 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -82,6 +83,14 @@ class _ReaderGone(Exception):
     """What read stdout has ended."""
 
 
+@contextmanager
+def _named_reader_gone() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderGone from error  # click would make it an exit code of 1, which means something else here
+
+
 class Program(click.Group):
     """The verbs, loaded when used; failures become one line, a hint and an exit code."""
 
@@ -110,14 +119,17 @@ class Program(click.Group):
             ctx.fail(f"No such command {args[0]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
         return super().resolve_command(ctx, args)
 
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:  # prints the help
+        with _named_reader_gone():
+            return super().make_context(*args, **extra)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _named_reader_gone():
             return super().invoke(ctx)
-        except BrokenPipeError as error:
-            raise _ReaderGone from error  # click would make it an exit code of 1, which means something else here
 
     def main(self, *args: Any, **extra: Any) -> Any:
         """Run and exit with the documented code."""
+        _stand_in_for_closed_streams()
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A file's name may hold what the terminal's encoding does not: it is shown by its number, as on stderr.
             sys.stdout.reconfigure(errors="backslashreplace")
@@ -125,6 +137,17 @@ class Program(click.Group):
         words = (args[0] if args else extra.get("args")) or sys.argv[1:]
         given = {"prog_name": "archiver", **extra, "standalone_mode": False, "obj": invocation}
         sys.exit(_guarded(lambda: super(Program, self).main(*args, **given), invocation, words))
+
+
+def _stand_in_for_closed_streams() -> None:
+    """Where stdin, stdout or stderr was closed (`>&-`), the next file that is opened would get its number, and what a
+    library prints would be written into a photograph."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free: this one
+            setattr(sys, name, open(number, "r" if name == "stdin" else "w", closefd=False))  # noqa: SIM115
 
 
 def _guarded(run: Callable[[], object], invocation: Invocation, words: Sequence[str]) -> int:

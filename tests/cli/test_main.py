@@ -138,13 +138,26 @@ def test_every_exit_code_is_documented() -> None:
     assert {str(code) for code in codes | {0, 1, 70, 130, 141}} <= documented
 
 
-def test_the_reader_of_a_pipe_may_go_away() -> None:
+@pytest.mark.parametrize("words", [["config", "path"], ["--help"], ["plan", "--help"]], ids=" ".join)
+def test_the_reader_of_a_pipe_may_go_away(words: list[str]) -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    command = [sys.executable, "-m", "archiver", "config", "path"]
+    command = [sys.executable, "-m", "archiver", *words]
     done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_no_file_gets_the_number_of_a_closed_stream(closed: str) -> None:
+    """What a library prints would be written into it."""
+    program = (
+        "import atexit, os; from archiver.cli.main import cli;"
+        "atexit.register(lambda: os._exit(0 if os.open('/', os.O_RDONLY) > 2 else 9)); cli(['config', 'path'])"
+    )
+    command = ["sh", "-c", f'"$0" -c "$1" {closed}', sys.executable, program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_cli_reference_is_current() -> None:
