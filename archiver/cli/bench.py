@@ -11,7 +11,7 @@ from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible,
 from archiver.cli.output import Column, Output, printable
 from archiver.cli.progress import advancing
 from archiver.cli.verb import VerbGroup
-from archiver.errors import EXIT_OK, EXIT_WARNINGS, ModelsNotInstalled, NothingToMeasure
+from archiver.errors import EXIT_OK, EXIT_WARNINGS, MeasuresNotInstalled, NothingToMeasure
 from archiver.formats.folder import photographs
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def quality(
         from archiver.quality import study
         from archiver.quality.bench import Options
     except ModuleNotFoundError as error:
-        raise ModelsNotInstalled(missing=error.name) from None
+        raise MeasuresNotInstalled(missing=error.name) from None
     try:
         wanted = None if schemes is None else tuple(Scheme.parse(label) for label in schemes)
     except ValueError as error:

@@ -9,7 +9,7 @@ import click
 from archiver.cli.invocation import EXIT_INTERRUPTED, Invocation, interruptible, pass_invocation
 from archiver.cli.progress import training
 from archiver.cli.verb import VerbCommand
-from archiver.errors import ModelsNotInstalled
+from archiver.errors import TrainingNotInstalled
 from archiver.models.profiles import PROFILE_FILE
 from archiver.models.vault import PACKAGED
 
@@ -84,7 +84,7 @@ def train(
     try:
         from archiver.training.run import train as run
     except ModuleNotFoundError as error:
-        raise ModelsNotInstalled(missing=error.name) from None
+        raise TrainingNotInstalled(missing=error.name) from None
     with interruptible(invocation, "step") as stop, training(invocation.output) as tell:
         run(
             data,

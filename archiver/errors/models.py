@@ -19,6 +19,13 @@ class TranscoderNotInstalled(ArchiverError):
     hint = "pip install 'archiver[lossless]'"
 
 
+class TrainingNotInstalled(ArchiverError):
+    """this needs the libraries of training, which are not installed ({missing})"""
+
+    exit_code = 6
+    hint = "pip install 'archiver[train]'"
+
+
 class MeasuresNotInstalled(ArchiverError):
     """this needs the libraries that measure pictures, which are not installed ({missing})"""
 

