@@ -154,8 +154,11 @@ def _tier(settings: Settings, target: str) -> S3TierSettings:
 
 
 def _hook(tier: S3TierSettings, queue: str | None, prefix: str | None, days: int, storage_class: str) -> Hook:
-    from archiver.s3.hook import Wish
-    from archiver.s3.hooking import open_hook
+    try:
+        from archiver.s3.hook import Wish
+        from archiver.s3.hooking import open_hook
+    except ImportError as error:
+        raise _not_installed(error) from error
 
     wish = Wish(tier.name, tier.bucket, tier.prefix if prefix is None else prefix, days, storage_class)
     return open_hook(tier, wish, queue or tier.queue_url or f"archiver-{tier.name}")
@@ -290,7 +293,10 @@ def listen(
     if http is not None:
         _serve(settings, tiers, http, token_file, certificate_file, key_file, ready)
         return EXIT_OK
-    from archiver.s3.listening import listen as run
+    try:
+        from archiver.s3.listening import listen as run
+    except ImportError as error:
+        raise _not_installed(error) from error
 
     with interruptible(invocation) as stop:
         run(settings, tiers, stop, lambda batch: invocation.output.json(batch, "batch"), ready, once=once)
@@ -310,7 +316,7 @@ def _serve(
         from archiver.http_server import Listening
         from archiver.s3.listening import serve
     except ImportError as error:
-        raise ServerNotInstalled(missing=error.name or error) from error
+        raise _not_installed(error) from error
     from archiver.s3.signing import read_token
 
     token = read_token(token_file) if token_file else None

@@ -84,6 +84,8 @@ class S3Tier:
             found = self._identity()
         except TierUnreachable:
             raise
+        except ObjectsNotInstalled as error:
+            raise BucketUnreachable(tier=self.name, reason=f"{error.message}: {error.hint}") from error
         except ArchiverError as error:
             raise BucketUnreachable(tier=self.name, reason=error.message) from error
         if self._expected is not None and found != self._expected:

@@ -34,10 +34,14 @@ def scan(
     CatalogUnavailable, or what from_os_error makes of a failing disk.
     """
     if not isinstance(tier, LocalTier):
-        from archiver.s3.scan import scan_bucket
         from archiver.s3.tier import S3Tier
 
         assert isinstance(tier, S3Tier)
+        try:
+            from archiver.s3.scan import scan_bucket
+        except ModuleNotFoundError:
+            tier.check()  # says that boto3 is not installed
+            raise
         return scan_bucket(catalog, tier, progress=progress, stop=stop)
     walk = Walk(catalog, tier, progress, stop)
     with walk.reachable():

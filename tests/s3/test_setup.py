@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from fixtures_s3 import Bucket
 
 from archiver import doctor
-from archiver.catalog import Catalog
+from archiver.catalog import Catalog, schema
 from archiver.checks import Check, Verdict
 from archiver.config import S3TierSettings, Settings, parse
 from archiver.errors import BucketUnreachable
@@ -106,3 +108,29 @@ def test_where_there_are_buckets_alone_nobody_misses_the_service_that_lets_reade
     local = {"name": "folder", "kind": "local", "path": str(tmp_path)}
     both = Settings.model_validate({"recall": recall, "tier": [bucket.settings(), local]})
     assert [check.verdict for check in doctor._recall_service(both)] == [Verdict.WARNING]
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (["scan"], 4),
+        (["doctor"], 7),
+        (["archive"], 7),
+        (["s3", "listen", "--once"], 7),
+        (["s3", "install-hook", "phones", "--dry-run"], 7),
+        (["s3", "remove-hook", "phones", "--dry-run"], 7),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_whatever_needs_boto3_says_what_to_install(tmp_path: Path, words: list[str], code: int) -> None:
+    config = tmp_path / "archiver.toml"
+    config.write_text(
+        f'[catalog]\nurl = "sqlite:///{tmp_path}/catalog.db"\n[vault]\npath = "{tmp_path}/vault"\n'
+        '[[tier]]\nname = "phones"\nkind = "s3"\nbucket = "phones"\nendpoint = "http://127.0.0.1:1"\n'
+    )
+    schema.upgrade(f"sqlite:///{tmp_path}/catalog.db")
+    program = "import sys; sys.modules.update(boto3=None, botocore=None); from archiver.cli.main import cli; cli()"
+    command = [sys.executable, "-c", program, "--config", str(config), *words]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "pip install 'archiver[s3]'" in done.stdout + done.stderr
