@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -196,11 +197,20 @@ def foreseen(error: Exception) -> ArchiverError | None:
     if isinstance(error, ArchiverError):
         return error
     if isinstance(error, OSError):
-        return from_os_error(error, "a system call")
+        return from_os_error(error, _unnamed())
     # Not imported: most verbs run without it.
     if type(error).__module__.startswith("sqlalchemy."):
         return CatalogUnavailable(url="of this configuration", reason=str(error).splitlines()[0])
     return None
+
+
+def _unnamed() -> str:
+    """What an OSError speaks of that names no file."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return "the current folder"
+    return "a system call"
 
 
 @click.command(

@@ -123,6 +123,16 @@ def test_a_failing_system_call_is_foreseen(number: int, kind: type[errors.Archiv
     assert "/srv/photos/a.jpg" in failure.message
 
 
+def test_that_the_current_folder_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(FileNotFoundError) as error:
+        Path("rome.jpg").absolute()
+    failure = foreseen(error.value)
+    assert failure is not None and failure.message == "the current folder is no longer there"
+
+
 def test_a_defect_is_not_dressed_up_as_a_failure() -> None:
     assert foreseen(KeyError("x")) is None
 
