@@ -119,6 +119,16 @@ class MountFailed(ArchiverError):
     hint = "It needs /dev/fuse and the right to mount: in a container --device /dev/fuse --cap-add SYS_ADMIN."
 
 
+class FolderOfAnother(ArchiverError):
+    """{path} belongs to user {user}, neither to root nor to the one archiver runs as ({here})"""
+
+    exit_code = 7
+    hint = (
+        "Whoever has it could read or swap what is kept there. After a `chown -R` of the tier: `chown root` this folder "
+        "and the folders in it."
+    )
+
+
 class SystemRefused(ArchiverError):
     """{path}: {reason}"""
 

@@ -18,6 +18,7 @@ from archiver.config import LocalTierSettings
 from archiver.errors import (
     ArchiverError,
     FileModified,
+    FolderOfAnother,
     LeaseUnsupported,
     PermissionRefused,
     SystemRefused,
@@ -252,7 +253,10 @@ class LocalTier:
 
     @property
     def area_fd(self) -> int:
-        """`.archiver`, open; made (mode 0700) when first needed. Raises TierUnreachable, SystemRefused, OSError."""
+        """`.archiver`, open; made (mode 0700) when first needed.
+
+        Raises TierUnreachable, FolderOfAnother, SystemRefused, OSError.
+        """
         return self._own_directory(AREA, lambda: self.root_fd)
 
     @property
@@ -285,7 +289,7 @@ class LocalTier:
     def own(self, catalog: str, *, instead: bool = False) -> None:
         """Say durably which catalog it is archived with: where nobody said so yet, or `instead` of who did.
 
-        Raises TierUnreachable, SystemRefused, OSError.
+        Raises TierUnreachable, FolderOfAnother, SystemRefused, OSError.
         """
         temporary = f".{_OWNER}-{os.getpid()}.part"
         with os.fdopen(fileops.open_file(self.area_fd, temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
@@ -364,16 +368,15 @@ def _make_own_directory(parent_fd: int, name: str) -> int:
         os.fsync(parent_fd)
     fd = fileops.open_directory(parent_fd, name)
     found, parent = os.fstat(fd), os.fstat(parent_fd)
-    problem = None
+    problem: ArchiverError | None = None
     if found.st_uid not in (0, os.geteuid()):
         # Somebody who may write to the tier could have made it first, to read or swap what is kept there.
-        problem = f"it belongs to user {found.st_uid}, neither to root nor to the one archiver runs as ({os.geteuid()})"
+        problem = FolderOfAnother(path=fileops.path_of(fd), user=found.st_uid, here=os.geteuid())
     elif found.st_dev != parent.st_dev:
-        problem = "it is on another filesystem than the tier"
+        problem = SystemRefused(path=fileops.path_of(fd), reason="it is on another filesystem than the tier")
     if problem is not None:
-        path = fileops.path_of(fd)
         os.close(fd)
-        raise SystemRefused(path=path, reason=problem)
+        raise problem
     if found.st_mode & 0o077:
         os.fchmod(fd, 0o700)
     if found.st_uid != 0:

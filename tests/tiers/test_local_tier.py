@@ -11,7 +11,7 @@ import pytest
 from fixtures_fs import Disk, need_root, run
 
 from archiver.config import LocalTierSettings
-from archiver.errors import SystemRefused, TierUnreachable
+from archiver.errors import FolderOfAnother, SystemRefused, TierUnreachable
 from archiver.tiers import fileops
 from archiver.tiers.local import Abilities, Identity, LocalTier
 
@@ -120,7 +120,7 @@ def test_an_area_made_by_somebody_else_is_refused(tier: LocalTier, folder: Path)
     need_root()
     (folder / ".archiver").mkdir(mode=0o700)
     os.chown(folder / ".archiver", 1234, 1234)
-    with pytest.raises(SystemRefused, match="belongs to user 1234"):
+    with pytest.raises(FolderOfAnother, match="belongs to user 1234"):
         _ = tier.holding_fd
 
 
