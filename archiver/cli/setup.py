@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from archiver.cli.invocation import Invocation, pass_invocation
-from archiver.cli.output import Column
+from archiver.cli.output import Column, program, quoted
 from archiver.cli.verb import VerbCommand, VerbGroup
 from archiver.cli.where import where
 from archiver.errors import ConfigInvalid
@@ -56,11 +56,12 @@ def init(invocation: Invocation, folders: tuple[Where, ...], endpoint: str, stat
         ]
     )
     output.text()
-    output.text("Nothing has been archived. Next:")
-    output.text("  archiver doctor    does everything work here?")
-    output.text("  archiver scan      read the tiers")
-    output.text("  archiver plan      what would be archived, and why")
-    output.text("  archiver archive   do it once; `archiver run` does it for ever")
+    output.text("Nothing has been archived. Next:" if made.config_written else "Next:")
+    asked = program() if invocation.config is None else f"{program()} --config {quoted(invocation.config)}"
+    output.text(f"  {asked} doctor    does everything work here?")
+    output.text(f"  {asked} scan      read the tiers")
+    output.text(f"  {asked} plan      what would be archived, and why")
+    output.text(f"  {asked} archive   do it once; `run` does it for ever")
     return 0
 
 

@@ -124,8 +124,8 @@ class FolderOfAnother(ArchiverError):
 
     exit_code = 7
     hint = (
-        "Whoever has it could read or swap what is kept there. After a `chown -R` of the tier: `chown root` this folder "
-        "and the folders in it."
+        "Whoever has it could read or swap what is kept there. After a `chown -R` of the tier: `chown root` this "
+        "folder and those in it."
     )
 
 
