@@ -194,7 +194,7 @@ def _print_recalls(output: Output, report: Report) -> None:
     most = "any number" if report.per_hour is None else report.per_hour
     past = "in the last hour"
     if report.counted < 3600:
-        past = f"since the daemon started, {about_duration(timedelta(seconds=report.counted))} ago"
+        past = f"since the daemon started or was reloaded, {about_duration(timedelta(seconds=report.counted))} ago"
     output.facts(
         [
             ("mode", report.mode),

@@ -170,7 +170,7 @@ def test_cat_of_a_released_file_gives_the_generated_image(running: Installation)
     assert "cat" in [share["process"] for share in report["shares"]]
     shown = running.command("status", "--recalls")
     assert "noticed (read)" in shown
-    assert "who, since the daemon started, " in shown, "who asked before it did is forgotten"
+    assert "who, since the daemon started or was reloaded, " in shown, "who asked before it did is forgotten"
 
 
 def test_rules_tell_programs_apart(running: Installation) -> None:
