@@ -19,7 +19,7 @@ from archiver.models.vault import PACKAGED
     example="""
     archiver train --data photos/ --out run/ --minutes 60
     archiver train --data photos/ --out run/ --stage denoiser --minutes 30
-    archiver train --data photos --out run --start embedded-1 --device cuda
+    archiver train --data photos/ --out run/ --start embedded-1 --device cuda
     """,
 )
 @click.option(
