@@ -128,15 +128,17 @@ class IfdReader:
             raise IfdInvalid(f"tag {field.tag} is not an integer")
         return struct.unpack(f"{self.order}{field.count}{code}", self.value(field))
 
+    def first_of(self, field: Field) -> int:
+        """The first value of an integer field; one may have none, whatever its tag is for."""
+        values = self.integers(field)
+        if not values:
+            raise IfdInvalid(f"tag {field.tag} is empty")
+        return values[0]
+
     def integer(self, directory: Directory, tag: int, default: int) -> int:
         """The first value of an integer field, or the default where the tag is missing."""
         field = directory.get(tag)
-        if field is None:
-            return default
-        values = self.integers(field) if field.count else ()
-        if not values:
-            raise IfdInvalid(f"tag {tag} is empty")
-        return values[0]
+        return default if field is None else self.first_of(field)
 
     def tree(self, at: int, depth: int = 0) -> Tree:
         """The directory at `at` with the EXIF, GPS and interoperability directories below it."""
@@ -145,7 +147,7 @@ class IfdReader:
         fields: list[tuple[int, int, bytes | Tree]] = []
         for field in self.directory(at).fields:
             if field.tag in POINTERS:
-                fields.append((field.tag, LONG, self.tree(self.integers(field)[0], depth + 1)))
+                fields.append((field.tag, LONG, self.tree(self.first_of(field), depth + 1)))
             else:
                 fields.append((field.tag, field.type, self.value(field)))
         return Tree(tuple(fields))
@@ -228,7 +230,7 @@ def _extent(
         if field.size > 4:
             ranges.append((field.at, field.at + field.size))
         if field.tag in POINTERS:
-            below = reader.directory(reader.integers(field)[0])
+            below = reader.directory(reader.first_of(field))
             ranges += _extent(reader, below, depth=depth + 1)
     if thumbnail:
         for start_tag, length_tag in ((_THUMBNAIL, _THUMBNAIL_LENGTH), (_STRIPS, _STRIP_LENGTHS)):

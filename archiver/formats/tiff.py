@@ -147,7 +147,7 @@ def _blocks(reader: IfdReader) -> tuple[Block, ...]:
         if field.type == _IFD and field.tag not in ifd.POINTERS:
             raise ImageRefused(reason=Refusal.METADATA_UNREADABLE, detail=f"tag {field.tag} is a directory of its own")
         if field.tag in ifd.POINTERS:
-            below = reader.tree(reader.integers(field)[0])
+            below = reader.tree(reader.first_of(field))
             value = ifd.header(reader.order, 8) + ifd.serialise(below, reader.order, 8)
         else:
             value = reader.value(field)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import tests.formats.image_samples as made
-from archiver.errors import EnvelopeDamaged
-from archiver.formats import Block, Format, Metadata, build_placeholder, ifd, packing, read_metadata
+from archiver.errors import EnvelopeDamaged, ImageRefused
+from archiver.formats import Block, Format, Metadata, Refusal, build_placeholder, ifd, packing, read_metadata
 
 blocks = st.builds(Block, st.binary(min_size=1, max_size=8), st.binary(max_size=300))
 
@@ -116,6 +116,24 @@ def test_directories_that_point_at_each_other_do_not_hang() -> None:
     loop = ifd.header("<", 8) + ifd.serialise(ifd.Tree(fields), "<", 8)
     assert ifd.without_thumbnail(loop) == loop
     assert ifd.orientation(loop) == 1
+
+
+def test_a_pointer_without_a_value_is_no_directory() -> None:
+    """Of no values there is no first one: such a tag must not end the run that meets it."""
+    empty = struct.pack("<HHII", ifd.EXIF_IFD, ifd.LONG, 0, 0)
+    exif = ifd.header("<", 8) + struct.pack("<H", 1) + empty + struct.pack("<I", 26) + struct.pack("<HI", 0, 0)
+    assert ifd.without_thumbnail(exif) == exif
+    assert made.inspected(made.jpeg(made.photo(), exif=b"Exif\0\0" + exif)).orientation == 1
+
+    tiff = made.full_tiff()
+    (at,) = struct.unpack_from("<I", tiff, 4)
+    (count,) = struct.unpack_from("<H", tiff, at)
+    fields = [tiff[at + 2 + 12 * number :][:12] for number in range(count)]
+    fields = sorted([*(one for one in fields if one[:2] != empty[:2]), empty], key=lambda one: one[1::-1])
+    table = struct.pack("<H", len(fields)) + b"".join(fields) + bytes(4)
+    with pytest.raises(ImageRefused) as caught:
+        made.inspected(tiff[:4] + struct.pack("<I", len(tiff)) + tiff[8:] + table)
+    assert caught.value.facts["reason"] is Refusal.CORRUPT
 
 
 def test_thumbnails_are_in_no_kept_block() -> None:
