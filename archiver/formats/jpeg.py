@@ -14,7 +14,7 @@ from PIL import Image
 from archiver.errors import ImageRefused
 from archiver.formats import envelope, ifd, jpeg_bands
 from archiver.formats.facts import Block, Encoded, Mode, Refusal, Step, Structure
-from archiver.formats.scan import corrupt, exactly, refuse_data_after
+from archiver.formats.scan import corrupt, exactly, file_length, refuse_data_after
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,19 +55,26 @@ class _Segment:
     size: int  # of the payload
 
 
-def _segments(file: BinaryIO) -> Iterator[_Segment]:
-    """Segments from SOI to the first SOS or EOI, both included; the consumer may move the file's position."""
+def _segments(file: BinaryIO, *, whole: bool = False) -> Iterator[_Segment]:
+    """Segments from SOI to the first SOS or EOI, both included, or with `whole` through all scans to EOI.
+
+    The consumer may move the file's position.
+    """
+    # Full ones come on top: our padding has as many of them as the file is long.
+    most = _MAX_SEGMENTS + file_length(file) // _PAYLOAD
     file.seek(0)
     if exactly(file, 2) != b"\xff\xd8":
         raise corrupt("no start of image")
     at = 2
-    for _ in range(_MAX_SEGMENTS):
+    for _ in range(most):
         segment = _segment_at(file, at)
         yield segment
-        if segment.marker in (_SOS, _EOI):
+        if segment.marker == _EOI or (segment.marker == _SOS and not whole):
             return
         at = segment.at + segment.size
-    raise corrupt(f"more than {_MAX_SEGMENTS} segments")
+        if segment.marker == _SOS:
+            at = _after_scan(file, at)
+    raise corrupt(f"more than {most} segments")
 
 
 def _segment_at(file: BinaryIO, at: int) -> _Segment:
@@ -111,9 +118,7 @@ def examine(file: BinaryIO) -> Structure:
     frame: bytes | None = None
     scans = 0
     blocks: list[Block] = []
-    segments = _segments(file)
-    segment = next(segments)
-    while segment.marker != _EOI:
+    for segment in _segments(file, whole=True):
         if segment.marker in _FRAMES or segment.marker == _JPEG_LS:
             if segment.marker not in _DECODABLE:
                 raise ImageRefused(reason=Refusal.UNSUPPORTED_FORMAT, detail="lossless or hierarchical JPEG")
@@ -124,13 +129,10 @@ def examine(file: BinaryIO) -> Structure:
             scans += 1
             if scans > _MAX_SCANS:
                 raise corrupt(f"more than {_MAX_SCANS} scans")
-            segment = _segment_at(file, _after_scan(file, segment.at + segment.size))
-            continue
         elif block := _metadata_block(file, segment):
             if scans:
                 raise ImageRefused(reason=Refusal.METADATA_UNREADABLE, detail="metadata between scans")
             blocks.append(block)
-        segment = next(segments) if not scans else _segment_at(file, segment.at + segment.size)
     if frame is None or not scans:
         raise corrupt("no image data")
     width, height, mode = _frame(frame)

@@ -258,6 +258,10 @@ REFUSED: dict[str, tuple[Refusal, bytes]] = {
     "a PNG with a flipped bit": (Refusal.CORRUPT, flipped_png()),
     "half a WebP with a tail of zeros": (Refusal.CORRUPT, zero_tailed("webp-lossless")),
     "far too much metadata": (Refusal.METADATA_TOO_LARGE, full_of_metadata()),
+    "a JPEG with far too many segments behind its scan": (
+        Refusal.CORRUPT,
+        made.samples()["jpeg"][:-2] + b"\xff\xdd\0\4\0\0" * 50_000 + b"\xff\xd9",
+    ),
     "XMP that is no XML": (Refusal.METADATA_UNREADABLE, xmp_with(b"<x:xmpmeta")),
     "XMP that expands entities": (
         Refusal.METADATA_UNREADABLE,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import tests.formats.image_samples as made
 from archiver.errors import ImageRefused
-from archiver.formats import BLOCK, Found, Refusal, build_placeholder, encode_exact, look
+from archiver.formats import BLOCK, Found, Refusal, build_placeholder, encode_exact, jpeg, look
 from archiver.formats.containers import container_of
 
 PIXELS = np.asarray(made.photo(160, 120, noise=6))
@@ -50,6 +50,15 @@ def test_more_or_fewer_bytes_are_an_edit_too(name: str) -> None:
     image = generated(name)
     assert look(io.BytesIO(image + b"note")) is Found.EDITED
     assert look(io.BytesIO(image[:-40])) in (Found.EDITED, Found.ORDINARY)
+
+
+def test_an_edit_is_seen_however_many_segments_of_padding_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A JPEG of 2 GB, of which zeros may be the most, has 30,000 of them."""
+    monkeypatch.setattr(jpeg, "_MAX_SEGMENTS", 60)
+    data = made.samples()["jpeg"]
+    image = encode_exact(PIXELS, made.envelope_for(data, length=10 << 20), made.inspected(data).metadata, made.LABEL)
+    assert look(io.BytesIO(image)) is Found.GENERATED
+    assert look(io.BytesIO(image[:-3] + bytes([image[-3] ^ 1]) + image[-2:])) is Found.EDITED
 
 
 def test_a_first_block_before_a_hole_is_known_as_one() -> None:
