@@ -10,6 +10,7 @@ from typing import Literal
 BLOCK = 4096  # bytes; the smallest a file can be made on the usual filesystems
 RECORD_ROOM = 1024  # bytes of record that every accepted file has room for
 METADATA_LIMIT = 1 << 20  # bytes of metadata in one file, as stored natively
+BLOCKS_LIMIT = 7000  # pieces of metadata in one file; packed, each takes a few bytes more
 Mode = Literal["L", "RGB"]
 
 

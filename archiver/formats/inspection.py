@@ -11,6 +11,7 @@ from archiver.errors import EnvelopeDamaged, ImageRefused, RecordVersionUnknown
 from archiver.formats import ifd, pixels, xmp
 from archiver.formats.containers import container_of, sniff
 from archiver.formats.facts import (
+    BLOCKS_LIMIT,
     METADATA_LIMIT,
     RECORD_ROOM,
     Format,
@@ -75,6 +76,8 @@ def refuse_unkeepable(structure: Structure, metadata: Metadata, length: int) -> 
     """A recall must never fail for want of space or because metadata cannot be put back: what could is refused here."""
     if metadata.size() > METADATA_LIMIT:
         raise ImageRefused(reason=Refusal.METADATA_TOO_LARGE, detail=f"{metadata.size()} bytes of metadata")
+    if len(metadata.blocks) > BLOCKS_LIMIT:
+        raise ImageRefused(reason=Refusal.METADATA_TOO_LARGE, detail=f"{len(metadata.blocks)} pieces of metadata")
     container = container_of(metadata.format)
     packets = container.xmp_of(metadata.blocks)
     labelled = [xmp.with_label(packet, _LONGEST_LABEL) for packet in packets or (None,)]

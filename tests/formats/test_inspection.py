@@ -258,6 +258,10 @@ REFUSED: dict[str, tuple[Refusal, bytes]] = {
     "a PNG with a flipped bit": (Refusal.CORRUPT, flipped_png()),
     "half a WebP with a tail of zeros": (Refusal.CORRUPT, zero_tailed("webp-lossless")),
     "far too much metadata": (Refusal.METADATA_TOO_LARGE, full_of_metadata()),
+    "metadata in far too many pieces": (
+        Refusal.METADATA_TOO_LARGE,
+        made.with_chunks(made.samples()["png"], *[(b"teXt", b"")] * 130_000),
+    ),
     "a JPEG with far too many segments behind its scan": (
         Refusal.CORRUPT,
         made.samples()["jpeg"][:-2] + b"\xff\xdd\0\4\0\0" * 50_000 + b"\xff\xd9",
