@@ -109,7 +109,9 @@ class Packs:
 
         Packs that another process wrote are seen.
         """
-        return self._find(key, record) or (self._find(key, record) if self.look_again() else None)
+        found = self._find(key, record)
+        is_wanted = found is not None and (record is None or found.carries(record))
+        return self._find(key, record) if not is_wanted and self.look_again() else found
 
     def _find(self, key: str, record: bytes | None) -> Packed | None:
         wanted = _hash(key)

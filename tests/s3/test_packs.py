@@ -27,7 +27,7 @@ from archiver.s3.objects import Dressing, Headers
 from archiver.s3.packs import Packed, Packs
 from tests.fixtures_s3 import Bucket
 from tests.lifecycle.conftest import random_vault
-from tests.s3.world import World, keeper, make_world
+from tests.s3.world import World, keeper, make_world, picture
 
 __all__ = ["random_vault"]
 
@@ -139,6 +139,24 @@ def test_packs_of_other_processes_are_found_and_damaged_ones_named(bucket: Bucke
     bucket.put("photos/.archiver/packs/ffffffff.zip", b"no zip")
     with pytest.raises(PlaceholderDamaged):
         Packs(store).find("not/there.jpg")
+
+
+def test_a_record_is_looked_for_in_packs_of_other_processes_before_an_older_one_is_taken(world: World) -> None:
+    """Else a gateway that knows the pack of yesterday shows what the object was then."""
+    with world.site() as site:
+        archive(site)
+        mine = keeper(site).ground.packs
+        yesterday = mine.find("2019/a.jpg")
+        assert yesterday is not None
+        recall(site, [world.url("2019/a.jpg")])
+        world.bucket.put("photos/2019/a.jpg", picture(77))
+    with world.site() as site:
+        archive(site)
+        row = world.row(site, "2019/a.jpg")
+        assert row.state is State.RELEASED and row.record_id is not None
+        record = site.catalog.record(row.record_id).payload
+    today = mine.find("2019/a.jpg", record)
+    assert today is not None and today.carries(record) and not yesterday.carries(record)
 
 
 def test_an_original_that_its_owner_put_back_is_one_again(world: World) -> None:
