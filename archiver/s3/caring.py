@@ -85,8 +85,7 @@ def tidy(ground: Ground) -> Iterator[Outcome]:
     require_own(ground.site.catalog, ground.tier)
     listed = frozenset(held.name for held in catalog.holding_due(_EVER))
     for copy in ground.held.unlisted(listed):
-        if ground.held.is_whole_elsewhere(copy):
-            ground.held.drop(copy)
+        if ground.held.is_whole_elsewhere(copy) and ground.held.drop(copy):
             yield Outcome(ground.tier.url(copy.key), "expire", Result.DONE, "its original is in place")
     ground.packs.look_again()
     for pack in ground.packs.all(older_than=_YOUNG):

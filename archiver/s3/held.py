@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 from archiver.catalog.rows import held_name
 from archiver.errors import HeldOriginalDamaged, NothingHeld, ObjectChanged, ObjectMissing, PermissionRefused
 from archiver.s3.address import held_number
+from archiver.s3.doubts import keys_under_way
 from archiver.s3.marks import kind_of, unmarked
 from archiver.s3.objects import Dressing, ObjectInfo
 from archiver.s3.placing import discard
@@ -114,8 +115,13 @@ class HeldOriginals:
         """Copies that no catalog lists, and that no act can be about to list any more: it would have been settled."""
         before = (time.time() - _UNLISTED) * 1e9
         for entry in self._store.list(HOLDING):
-            if entry.key.removeprefix(HOLDING) not in listed and entry.modified_ns < before:
-                yield self._store.head(entry.key)
+            name = entry.key.removeprefix(HOLDING)
+            if name in listed or entry.modified_ns >= before:
+                continue
+            copy = self.copy(name)
+            # The listing is old by now: an act may have written its copy over one that an earlier act left.
+            if copy is not None and copy.modified_ns < before:
+                yield copy
 
     def is_whole_elsewhere(self, copy: ObjectInfo) -> bool:
         """Whether the object that a copy was made of still stands at its key."""
@@ -125,9 +131,12 @@ class HeldOriginals:
         except (ObjectMissing, ObjectChanged):
             return False
 
-    def drop(self, copy: ObjectInfo) -> None:
-        """Delete a copy that nobody needs."""
+    def drop(self, copy: ObjectInfo) -> bool:
+        """Delete a copy that nobody needs; False where an act is about to need it, or has written it anew."""
+        if owner_of(copy) in keys_under_way(self._store) or self.copy(copy.key.removeprefix(HOLDING)) != copy:
+            return False
         discard(self._store, copy)
+        return True
 
 
 def _version(held: ObjectInfo) -> str | None:

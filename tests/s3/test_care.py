@@ -24,7 +24,7 @@ from archiver.lifecycle.recall import recall
 from archiver.lifecycle.reconcile import reconcile
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
-from archiver.s3 import caring, held
+from archiver.s3 import caring, held, releasing
 from archiver.s3.marks import Marks, marked
 from tests.fixtures_s3 import Bucket, Seaweed
 from tests.lifecycle.conftest import random_vault
@@ -141,6 +141,26 @@ def test_copies_that_no_catalog_lists_go_a_day_later_if_their_original_is_in_pla
         assert world.get(f".archiver/holding/{left}") == world.originals["wide.webp"], (
             "it may be the last copy there is"
         )
+
+
+def test_a_copy_that_an_act_is_about_to_list_stays_however_old_an_earlier_one_was(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A release that was taken back left a copy under the name that the next release of the object gives its own."""
+    with world.site() as site:
+        ground = keeper(site).ground
+
+        def tidied(arrow: str) -> None:
+            if arrow == "s3.release.held":
+                monkeypatch.setattr(held, "_UNLISTED", -5)
+                monkeypatch.setattr(caring, "_OFTEN", 0)
+                assert not list(caring.tidy(ground))
+
+        monkeypatch.setattr(releasing, "arrow", tidied)
+        archive(site, paths=[world.url("2019/a.jpg")])
+        assert world.stands("2019/a.jpg") is Kind.PLACEHOLDER
+        assert not undo(site, [world.url("2019/a.jpg")]).exit_code
+        assert world.stands("2019/a.jpg") is None
 
 
 def test_what_is_kept_without_loss_comes_back_byte_for_byte(tmp_path: Path, bucket: Bucket, random_vault: Path) -> None:
