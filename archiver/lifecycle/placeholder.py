@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, RecordRow
@@ -46,7 +45,7 @@ def placeholder_head(record_row: RecordRow, source: SourceFacts, metadata: Metad
     return formats.build_placeholder(envelope, metadata, preview)
 
 
-def require_within(limits: Limits, envelope: Envelope, path: Path) -> None:
+def require_within(limits: Limits, envelope: Envelope, path: object) -> None:
     """Raises PlaceholderDamaged for what no original could have been: anybody can write a block that claims to stand
     for gigabytes.
     """

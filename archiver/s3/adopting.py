@@ -18,6 +18,7 @@ from archiver.errors import ArchiverError, NothingHeld, PlaceholderDamaged
 from archiver.formats import Envelope, Kind, Metadata
 from archiver.lifecycle.adopt import adopted
 from archiver.lifecycle.outcome import Outcome, Result, attempt, failed
+from archiver.lifecycle.placeholder import require_within
 from archiver.lifecycle.rebuild import ADOPTABLE
 from archiver.s3.ground import HEAD, Body, Ground
 from archiver.s3.held import owner_of
@@ -51,6 +52,7 @@ def adopt_object(ground: Ground, row: FileRow) -> Outcome:
 def _taken_in(
     ground: Ground, row: FileRow, envelope: Envelope, metadata: Metadata, generated_sha256: bytes | None
 ) -> Outcome:
+    require_within(ground.site.limits, envelope, ground.tier.url(row.path))
     holding = _held(ground, row.path, envelope)
     ground.site.catalog.adopt(adopted(row, envelope, metadata, generated_sha256, holding))
     return Outcome(ground.tier.url(row.path), "adopt", Result.DONE, record_bytes=len(envelope.record))

@@ -38,6 +38,7 @@ from archiver.errors import (
     PermissionRefused,
     TierUnreachable,
 )
+from archiver.formats import Limits
 from archiver.s3.accesses import Accesses
 from archiver.s3.answers import XML, Refusal, document
 from archiver.s3.browse import Page, list_objects, located
@@ -76,12 +77,14 @@ def create_app(
     catalog: Catalog | None,
     guard: Guard,
     settings: GatewaySettings,
+    limits: Limits,
 ) -> Starlette:
     """The application. catalog: where accesses are noted, and packed records are found; None does without both.
+    limits: beyond them no placeholder is believed.
 
     Closes engine and tiers when it ends.
     """
-    gateway = Gateway(tiers, engine, cache, catalog, guard, settings)
+    gateway = Gateway(tiers, engine, cache, catalog, guard, settings, limits)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -102,13 +105,14 @@ class Gateway:
         catalog: Catalog | None,
         guard: Guard,
         settings: GatewaySettings,
+        limits: Limits,
     ) -> None:
         # Of two tiers in one bucket, the one with the longer prefix is asked first; neither lies in the other.
         self._tiers = sorted(tiers, key=lambda tier: len(tier.settings.prefix), reverse=True)
         self._engine = engine
         self._guard = guard
         self._pool = ThreadPoolExecutor(_THREADS, "gateway")
-        self._images = Images(engine, cache, settings, self._pool)
+        self._images = Images(engine, cache, settings, limits, self._pool)
         self._finder = Finder(catalog)
         self._accesses = Accesses(catalog)
 

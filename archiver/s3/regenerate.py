@@ -21,9 +21,9 @@ from archiver.codec.record import Record, Scheme
 from archiver.config_gateway import GatewaySettings
 from archiver.decoder.engine import Engine, Priority
 from archiver.errors import EnvelopeDamaged
-from archiver.formats import Kind
+from archiver.formats import Kind, Limits
 from archiver.lifecycle.fill import image_of
-from archiver.lifecycle.placeholder import Carried
+from archiver.lifecycle.placeholder import Carried, require_within
 from archiver.s3.answers import Refusal
 from archiver.s3.cache import ImageCache, Kept
 
@@ -35,8 +35,11 @@ Result = TypeVar("Result")
 class Images:
     """The images of released objects, by the key of the cache. Of one event loop; the work is done in `pool`."""
 
-    def __init__(self, engine: Engine, cache: ImageCache, settings: GatewaySettings, pool: Executor) -> None:
+    def __init__(
+        self, engine: Engine, cache: ImageCache, settings: GatewaySettings, limits: Limits, pool: Executor
+    ) -> None:
         self._engine = engine
+        self._limits = limits
         self._cache = cache
         self._pool = pool
         self._seconds = settings.deadline.total_seconds()
@@ -77,7 +80,7 @@ class Images:
             began = monotonic()
             data = await self._in_pool(placeholder)
             # The deadline is the reader's, not the image's: whoever asks again finds it made.
-            image = await self._in_pool(generate, self._engine, data)
+            image = await self._in_pool(generate, self._engine, data, self._limits, what)
             _LOG.info("generated %s, %d bytes in %.2f s", what, len(image), monotonic() - began)
             await self._in_pool(self._cache.put, key, image)
             return image
@@ -100,15 +103,16 @@ def cache_key(*parts: str) -> str:
     return digest.hexdigest()
 
 
-def generate(engine: Engine, placeholder: bytes) -> bytes:
+def generate(engine: Engine, placeholder: bytes, limits: Limits, what: str) -> bytes:
     """The image of a placeholder, of exactly the original's length; of a lossless one the original itself.
 
-    Raises EnvelopeDamaged, RecordCorrupt, ImageRefused and the errors of the models.
+    Raises EnvelopeDamaged, PlaceholderDamaged, RecordCorrupt, ImageRefused and the errors of the models.
     """
     file = io.BytesIO(placeholder)
     envelope = formats.read_envelope(file)
     if envelope is None or envelope.kind is not Kind.PLACEHOLDER:
         raise EnvelopeDamaged(problem="it carries no record of a placeholder")
+    require_within(limits, envelope, what)
     record = Record.from_bytes(envelope.record)
     if record.scheme is Scheme.LOSSLESS:
         original = lossless.restore(formats.read_payload(file), envelope.source.length)

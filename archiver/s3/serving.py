@@ -11,6 +11,7 @@ from archiver.catalog import Catalog
 from archiver.config import S3TierSettings, Settings
 from archiver.decoder.opening import open_engine
 from archiver.errors import CatalogOutdated, CatalogTooNew, CatalogUnavailable, GatewayUnguarded, GatewayWithoutTier
+from archiver.formats import Limits
 from archiver.http_server import Listening
 from archiver.s3.cache import ImageCache
 from archiver.s3.gateway import create_app
@@ -42,7 +43,9 @@ def serve(settings: Settings, ready: Callable[[str], None]) -> None:
         cache = resources.enter_context(ImageCache(gateway.cache, gateway.cache_size))
         catalog = _catalog(settings, resources)
         engine = open_engine(settings)
-        http_server.serve(create_app(tiers, engine, cache, catalog, guard, gateway), at, listener, ready)
+        limits = Limits(pixels=settings.limits.pixels, file_size=settings.limits.file_size)
+        app = create_app(tiers, engine, cache, catalog, guard, gateway, limits)
+        http_server.serve(app, at, listener, ready)
 
 
 def _catalog(settings: Settings, resources: ExitStack) -> Catalog | None:

@@ -5,16 +5,34 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import pytest
 import trustme
 import urllib3
 
+from archiver import formats
 from archiver.catalog import Catalog
 from archiver.catalog.schema import upgrade
-from archiver.errors import CacheTaken, CannotListen, ConfigInvalid, GatewayUnguarded, GatewayWithoutTier
+from archiver.decoder.engine import Engine
+from archiver.errors import (
+    CacheTaken,
+    CannotListen,
+    ConfigInvalid,
+    GatewayUnguarded,
+    GatewayWithoutTier,
+    PlaceholderDamaged,
+)
+from archiver.formats import Limits
+from archiver.formats.envelope import seal
+from archiver.lifecycle.opening import open_site
+from archiver.lifecycle.outcome import Result
+from archiver.lifecycle.rebuild import rebuild
 from archiver.s3.packs import Packed, Packs
+from archiver.s3.regenerate import generate
 from archiver.s3.scan import scan_bucket
 from archiver.s3.serving import serve
 from archiver.s3.tier import S3Tier
@@ -114,6 +132,35 @@ def test_who_comes_when_all_places_are_taken_is_told_to_come_back(
             assert int(answer.headers["Retry-After"]) >= 1
         # With boto3's own retries nobody notices.
         assert gateway.ask(f"/{bucket.name}/{keys[-1]}").status == 200
+
+
+class NoEngine:
+    def generate(self, *_: object, **__: object) -> object:
+        raise AssertionError("something is generated")
+
+
+def forged(image: Released) -> bytes:
+    """A placeholder as anybody who may write to the bucket can make it, for 30 GB."""
+    envelope = formats.read_envelope(BytesIO(image.placeholder))
+    assert envelope is not None
+    claimed = replace(envelope, source=replace(envelope.source, length=30 * 10**9))
+    data = image.placeholder.replace(seal(envelope), seal(claimed))
+    assert formats.read_envelope(BytesIO(data)) == claimed
+    return data
+
+
+def test_a_placeholder_that_claims_more_than_an_original_may_have_takes_no_memory(
+    bucket: Bucket, images: dict[str, Released], vault: Path, tmp_path: Path
+) -> None:
+    data = forged(images["2019/a.jpg"])
+    with pytest.raises(PlaceholderDamaged, match="more than"):
+        generate(cast(Engine, NoEngine()), data, Limits(), "s3://b/forged.jpg")
+    bucket.put("forged.jpg", data)
+    settings = configuration(tmp_path, vault, bucket)
+    upgrade(settings.catalog_url)
+    with open_site(settings) as site:
+        scan_bucket(site.catalog, cast(S3Tier, site.tiers[bucket.settings().name]))
+        assert rebuild(site).count("adopt", Result.FAILED) == 1
 
 
 def test_a_reader_waits_no_longer_than_the_deadline_and_finds_the_image_made(
