@@ -16,6 +16,7 @@ from archiver.lifecycle.outcome import Outcome, Result, attempt
 from archiver.lifecycle.ownership import require_own
 from archiver.lifecycle.pace import Pace
 from archiver.s3.ground import Ground
+from archiver.s3.packs import alike
 
 _YOUNG = 24 * 3600  # seconds: acts that have entries in so young a pack may still be under way
 _OFTEN = 24 * 3600  # seconds
@@ -102,8 +103,8 @@ def compact(ground: Ground, pack: str) -> Outcome:
     needed = [key for key in keys if _is_needed(ground, pack, key)]
     if len(needed) * 2 >= len(keys):
         return Outcome(path, "expire", Result.SKIPPED)
-    if needed:
-        ground.packs.write(ground.packs.new_key(), list(ground.packs.read(pack, needed)))
+    for kept in alike(ground.packs.read(pack, needed), lambda packed: packed.dressing):
+        ground.packs.write(ground.packs.new_key(), kept)
         arrow("s3.compact.written")
     ground.packs.delete(pack)
     return Outcome(path, "expire", Result.DONE, f"{len(keys) - len(needed)} of its {len(keys)} records are in no use")

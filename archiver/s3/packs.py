@@ -16,14 +16,14 @@ import time
 import uuid
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import blake2b, sha256
 from io import BytesIO
-from typing import BinaryIO, cast
+from typing import BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ _IN_MEMORY = 32 << 20  # bytes of a pack being written
 _OPEN = 8  # directories of packs that are kept parsed
 _COMMENT = 0xFFFF  # bytes of a ZIP entry's comment
 _PIECE = 1 << 20
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,10 @@ class Packs:
         return f"{PACKS}{_uuid7()}.zip"
 
     def write(self, key: str, packed: Sequence[Packed]) -> None:
-        """A new pack, durable and read back. Raises PlaceholderDamaged where it does not come back."""
+        """A new pack, durable and read back, encrypted as the first original was: see `alike`.
+
+        Raises PlaceholderDamaged where it does not come back.
+        """
         with tempfile.SpooledTemporaryFile(_IN_MEMORY) as spool:
             file = cast(BinaryIO, spool)
             with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
@@ -93,7 +97,7 @@ class Packs:
             file.seek(0)
             digest = _digest(file)
             file.seek(0)
-            wears = Dressing(Headers(content_type="application/zip"))
+            wears = Dressing(Headers(content_type="application/zip"), encryption=packed[0].dressing.encryption)
             written = self._store.put(key, file, dressing=wears, if_none_match=True)  # once, though it is sent again
         _, stream = self._store.get(key, if_match=written.etag)
         with stream:
@@ -221,6 +225,14 @@ class Packs:
         with self._lock:
             self._known.pop(pack, None)
             self._open.pop(pack, None)
+
+
+def alike(items: Iterable[Item], wears: Callable[[Item], Dressing]) -> list[list[Item]]:
+    """What may share a pack: who may not decrypt an original must not read what is kept of it."""
+    groups: dict[Encryption, list[Item]] = {}
+    for item in items:
+        groups.setdefault(wears(item).encryption, []).append(item)
+    return list(groups.values())
 
 
 def _info_of(packed: Packed) -> zipfile.ZipInfo:

@@ -42,7 +42,7 @@ from archiver.s3.journal import Entry, Intent
 from archiver.s3.marks import Marks, kind_of, marked
 from archiver.s3.objects import Dressing, ObjectInfo
 from archiver.s3.original import reading
-from archiver.s3.packs import Packed
+from archiver.s3.packs import Packed, alike
 from archiver.s3.settling import settled
 
 
@@ -69,7 +69,8 @@ def release(ground: Ground, batch: Sequence[Releasing]) -> Iterator[Outcome]:
         yield from (outcome for outcome in looked if isinstance(outcome, Outcome))
         ready = [one for one in looked if isinstance(one, _Ready)]
         if ready:
-            yield from _released(ground, ready, pool)
+            for together in alike(ready, lambda one: one.wears) if ground.is_packed else [ready]:
+                yield from _released(ground, together, pool)
 
 
 def _looked(ground: Ground, item: Releasing) -> _Ready | Outcome:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import pytest
 from PIL import Image
@@ -22,8 +25,8 @@ from archiver.lifecycle.rebuild import rebuild
 from archiver.lifecycle.recall import recall
 from archiver.lifecycle.undo import undo
 from archiver.lifecycle.verify import verify
-from archiver.s3 import caring
-from archiver.s3.objects import Dressing, Headers
+from archiver.s3 import caring, store
+from archiver.s3.objects import Dressing, Encryption, Headers, ObjectInfo
 from archiver.s3.packs import Packed, Packs
 from tests.fixtures_s3 import Bucket
 from tests.lifecycle.conftest import random_vault
@@ -157,6 +160,37 @@ def test_a_record_is_looked_for_in_packs_of_other_processes_before_an_older_one_
         record = site.catalog.record(row.record_id).payload
     today = mine.find("2019/a.jpg", record)
     assert today is not None and today.carries(record) and not yesterday.carries(record)
+
+
+def test_a_pack_is_encrypted_as_the_originals_in_it_were(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may read the bucket but use no key of its objects gets nothing of them from a pack."""
+    written: dict[str, Encryption] = {}
+    told = store.info_of
+
+    def info_of(key: str, answer: Mapping[str, Any]) -> ObjectInfo:
+        return replace(told(key, answer), encryption=Encryption("aws:kms", f"key-of-{key[-3:]}"))
+
+    def noted(key: str, body: BinaryIO, *, dressing: Dressing, if_none_match: bool) -> ObjectInfo:
+        written[key] = dressing.encryption
+        return put(key, body, dressing=dressing, if_none_match=if_none_match)
+
+    with world.site() as site:
+        packs, put = keeper(site).ground.packs, keeper(site).ground.store.put
+        monkeypatch.setattr(store, "info_of", info_of)
+        monkeypatch.setattr(Encryption, "as_arguments", lambda _: {})
+        write = packs.write
+
+        def writing(key: str, packed: Sequence[Packed]) -> None:
+            with monkeypatch.context() as within:
+                within.setattr(keeper(site).ground.store, "put", noted)
+                write(key, packed)
+
+        monkeypatch.setattr(packs, "write", writing)
+        assert not archive(site).exit_code
+        kinds = {"jpg", "png", "ebp"}
+        assert {encryption.key for encryption in written.values()} == {f"key-of-{kind}" for kind in kinds}
+        for pack, encryption in written.items():
+            assert {f"key-of-{key[-3:]}" for key in packs.keys(pack)} == {encryption.key}
 
 
 def test_an_original_that_its_owner_put_back_is_one_again(world: World) -> None:
