@@ -57,6 +57,9 @@ def expire_object(ground: Ground, held: HoldingRow) -> Outcome:
     catalog = ground.site.catalog
     row = catalog.file(held.file_id)
     path = ground.tier.url(row.path)
+    now = catalog.holding_for(held.file_id)  # the newest: of what was written over, an older one may be held, too
+    if now != held and (now is None or now.record_id <= held.record_id):
+        return Outcome(path, "expire", Result.SKIPPED, "it was given back, or is held anew, since it was listed")
     record = catalog.record(held.record_id)
     ground.site.vault.require(record.profile)
     if row.state in (State.RELEASED, State.RECALLED) and row.record_id == held.record_id:  # else it was written over

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from io import BytesIO
@@ -105,6 +106,19 @@ def test_what_was_held_of_an_image_that_was_written_over_goes_when_its_time_has_
         assert len(world.ours("holding")) == len(world.originals) + 1
         assert not expire(site, LATER).exit_code
         assert world.ours("holding") == []
+
+
+def test_a_grace_period_that_began_anew_meanwhile_is_not_ended(world: World) -> None:
+    """Between the list of what is due and its deletion another process may have undone, and released again."""
+    with world.site() as site:
+        archive(site)
+        held_now = site.catalog.holding_for(world.row(site, "2019/a.jpg").id)
+        assert held_now is not None
+        listed = replace(held_now, expires_at=held_now.expires_at - 3600)
+        assert caring.expire_object(keeper(site).ground, listed).result is Result.SKIPPED
+        assert not undo(site, [world.url("2019/a.jpg")]).exit_code
+        assert world.stands("2019/a.jpg") is None
+        assert caring.expire_object(keeper(site).ground, held_now).result is Result.SKIPPED
 
 
 def test_a_damaged_held_original_is_told_and_never_put_back(world: World) -> None:
