@@ -157,11 +157,13 @@ def struck(store: ObjectStore, left: Left) -> None:
 
 @cache
 def _host() -> str:
+    """Within which a process number names a process: two containers of a machine may share all but that."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        numbers = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
-        boot = ""
-    return f"{socket.gethostname()}/{boot}"
+        boot = numbers = ""
+    return f"{socket.gethostname()}/{boot}/{numbers}"
 
 
 def _started(pid: int) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +19,7 @@ from archiver.s3.journal import Entry, Intent, Owner, left_behind, struck
 from archiver.s3.objects import Dressing
 from archiver.s3.packs import Packed, Packs
 from archiver.s3.store import ObjectStore
+from tests.fixtures_fs import need_programs, need_root
 from tests.fixtures_s3 import Bucket
 
 OURS = Dressing(metadata={"archiver-kind": "placeholder"})
@@ -105,6 +109,22 @@ def test_acts_under_way_are_left_alone_and_those_of_the_dead_are_not(
     versioned_bucket.put(left.info.key, b"{")
     with pytest.raises(PlaceholderDamaged):
         list(left_behind(store))
+
+
+def test_a_process_of_another_container_with_the_same_host_name_is_not_taken_for_dead() -> None:
+    """Its number is that of another process here, or of none."""
+    need_root()
+    need_programs("unshare")
+    code = "from archiver.s3.journal import Owner; me = Owner.here()\n"
+    code += "print(me.host, me.pid, me.started, flush=True); input()"
+    command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as container:
+        assert container.stdout is not None
+        host, pid, started = container.stdout.readline().split()
+        other = Owner(host, int(pid), started)
+        assert other.pid < 10 and other.is_alive(time.time_ns())
+        assert not other.is_alive(0), "once it has been silent for long"
+        container.communicate("\n")
 
 
 def test_an_owner_that_was_taken_for_dead_stops(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> None:
