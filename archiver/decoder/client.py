@@ -159,6 +159,7 @@ class Client:
     def _send(
         self, method: str, path: str, most: int, headers: Mapping[str, str], body: bytes | None, seconds: float
     ) -> _Reply:
+        end = monotonic() + seconds + 1
         timeout = urllib3.Timeout(connect=min(_CONNECT_SECONDS, seconds), total=seconds + 1)
         response = self._pool.request(
             method,
@@ -172,11 +173,14 @@ class Client:
         )
         try:
             found = bytearray()
-            for part in response.stream(_PART):
+            while part := response.read1(_PART):  # as it comes: urllib3's timeout begins anew with every byte
                 found += part
                 if len(found) > most:
                     response.close()
                     raise DecoderAnswerInvalid(where=self.where, problem=f"more than {most} bytes")
+                if monotonic() > end:
+                    response.close()
+                    raise DeadlineMissed(where=self.where, seconds=f"{seconds:.1f}")
         finally:
             response.release_conn()
         return _Reply(response.status, bytes(found), _pause(response.headers.get("Retry-After", "")))

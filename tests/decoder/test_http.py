@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import logging
@@ -436,6 +437,28 @@ def test_the_doctor_finds_profiles_that_the_decoder_lacks(decoder: Served, tmp_p
 
 
 # -- the way there -----------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_drips_is_given_up_at_the_deadline(small: Small, tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection, contextlib.suppress(OSError):
+            connection.recv(1 << 16)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            while not over.wait(0.1):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(2) as pool:
+        pool.submit(drip)
+        with caller(f"http://127.0.0.1:{listener.getsockname()[1]}", tmp_path) as engine:
+            asked = pool.submit(engine.decode, small.records[:1], deadline=monotonic() + 0.5)
+            try:
+                with pytest.raises(DeadlineMissed):
+                    asked.result(20)
+            finally:
+                over.set()
 
 
 def test_a_decoder_that_stops_in_the_middle_is_named(small: Small, tmp_path: Path) -> None:
