@@ -15,6 +15,7 @@ from archiver.errors import EnvelopeDamaged
 from archiver.formats.containers import sealed_in
 from archiver.formats.envelope import Sealed, Storage
 from archiver.formats.facts import BLOCK
+from archiver.formats.scan import file_length
 
 MAGIC = b"ARXL"
 _HEAD = struct.Struct(">4sQ32s")
@@ -32,6 +33,7 @@ def read_payload(file: BinaryIO) -> bytes:
     Raises EnvelopeDamaged where it is no placeholder, or the data is gone or changed.
     """
     start, length, digest = _announced(file)
+    length = min(length, file_length(file) - start)  # what is read is reserved first, whatever anybody announced
     file.seek(start)
     data = file.read(length)
     if hashlib.sha256(data).digest() != digest:

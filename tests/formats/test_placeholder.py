@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image, ImageOps
 
 import tests.formats.image_samples as made
-from archiver.errors import ImageRefused
+from archiver.errors import EnvelopeDamaged, ImageRefused
 from archiver.formats import (
     BLOCK,
     Format,
@@ -22,6 +23,7 @@ from archiver.formats import (
     build_placeholder,
     read_envelope,
     read_metadata,
+    read_payload,
 )
 
 RECORD = np.random.default_rng(3).bytes(700)
@@ -136,3 +138,14 @@ def test_the_formats_own_tools_read_a_placeholder_with_zeros_behind_it(fmt: Form
     path.write_bytes(placeholder_of(made.samples()[name]).ljust(200_000, b"\0"))
     result = subprocess.run([*tool, str(path)], capture_output=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_a_payload_that_is_announced_and_not_there_takes_no_memory(tmp_path: Path) -> None:
+    data = made.samples()["jpeg"]
+    envelope = made.envelope_for(data, length=1 << 46)
+    head = build_placeholder(envelope, made.inspected(data).metadata, np.full((4, 4, 3), 9, np.uint8))
+    (tmp_path / "forged.jpg").write_bytes(
+        head.ljust(BLOCK, b"\0") + struct.pack(">4sQ32s", b"ARXL", 1 << 45, bytes(32))
+    )
+    with (tmp_path / "forged.jpg").open("rb") as file, pytest.raises(EnvelopeDamaged):
+        read_payload(file)
