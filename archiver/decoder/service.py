@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from time import monotonic
 from typing import Any
 
@@ -137,18 +137,7 @@ class DecodeService:
                 loaded=runner.loaded,
                 interactive_waiting=self._waiting.count(Priority.INTERACTIVE),
                 bulk_waiting=self._waiting.count(Priority.BULK),
-                running=counts.running,
-                done=counts.done,
-                calls=counts.calls,
-                failed=counts.failed,
-                dropped=counts.dropped,
-                missed=counts.missed,
-                refused=counts.refused,
-                waited=counts.waited / max(1, counts.done),
-                out_of_memory=counts.out_of_memory,
-                fallbacks=counts.fallbacks,
-                deaths=counts.deaths,
-                unloads=counts.unloads,
+                **{**asdict(counts), "waited": counts.waited / max(1, counts.done)},
             )
 
     def close(self, seconds: float = _CLOSE_SECONDS) -> None:
