@@ -87,7 +87,7 @@ class Entry:
         except BaseException:
             self._leave()
             raise
-        self._at = time.monotonic()
+        self._at = _passed()
 
     def hold_on(self) -> None:
         """Before a step that cannot be taken back: that everybody still takes these acts for under way.
@@ -95,14 +95,14 @@ class Entry:
         Raises ObjectChanged where another process has taken them for dead and settled them.
         """
         with self._lock:
-            if time.monotonic() - self._at < _RENEWED:
+            if _passed() - self._at < _RENEWED:
                 return
             try:
                 renewed = self._store.put(self._key, self._body, if_match=self._written.etag)
             except ObjectMissing:
                 raise ObjectChanged(path=self._store.url(self._key)) from None
             forget_version(self._store, self._written)
-            self._written, self._at = renewed, time.monotonic()
+            self._written, self._at = renewed, _passed()
 
     def keep(self) -> None:
         """Some act could be neither ended nor settled: the entry is left for whoever looks next."""
@@ -153,6 +153,11 @@ def left_behind(store: ObjectStore) -> Iterator[Left]:
 def struck(store: ObjectStore, left: Left) -> None:
     """Delete an entry whose acts were settled."""
     discard(store, left.info)
+
+
+def _passed() -> float:
+    """Seconds, those in which the machine was suspended too: others counted them."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @cache

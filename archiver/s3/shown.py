@@ -89,7 +89,10 @@ def header_value(text: str) -> str:
 
 def _moment(text: str) -> datetime:
     moment = datetime.fromisoformat(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).replace(microsecond=0)
+    try:
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC).replace(microsecond=0)
+    except OverflowError as error:  # within hours of the first or the last year there is
+        raise ValueError(text) from error
 
 
 @dataclass(frozen=True, slots=True)

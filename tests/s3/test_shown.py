@@ -132,6 +132,12 @@ def test_a_released_or_recalled_object_is_shown_as_its_original_and_labelled() -
     assert Shown.of(info(kind="placeholder", etag="dd", length="9000", modified="2019-07-14T10:20:30Z")).size == 9000
 
 
+def test_the_time_of_a_mark_is_told_in_gmt() -> None:
+    assert of(modified="2019-07-14T12:20:30+02:00")["Last-Modified"] == THEN
+    with pytest.raises(ValueError, match="9999"):
+        of(modified="9999-12-31T23:59:59-14:00")
+
+
 def test_any_other_object_is_shown_as_it_is() -> None:
     headers = Shown.of(info()).as_headers()
     assert headers["ETag"] == '"aa"'
