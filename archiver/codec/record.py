@@ -188,7 +188,10 @@ class Steering:
 
         Raises ValueError where a value is out of range.
         """
-        return self.read(FieldReader(self.to_bytes()))
+        try:
+            return self.read(FieldReader(self.to_bytes()))
+        except RecordCorrupt:  # there is no record that could be at fault
+            raise ValueError(f"no record holds {self}") from None
 
 
 def _level(value: float, scale: int) -> int:

@@ -30,6 +30,9 @@ _FILE = re.compile(rf"(?:{_NAME.pattern}/)?{_NAME.pattern}")  # in a component's
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SMALL = 256  # pixels
 _MAX_TOML = 1 << 20
+# What the TOML of a stranger can bring about: no TOML, keys that are missing or of another type, infinity where a whole
+# number is wanted, brackets without end.
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +119,12 @@ def parse_profile(text: bytes, path: Hashable) -> ProfileInfo:
     """Read what a `profile.toml` holds; `path` names it in the error. Raises ProfileInvalid."""
     try:
         return describe(tomllib.loads(text.decode("utf-8")))
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+    except UNREADABLE as problem:
         raise ProfileInvalid(path=path, problem=f"{type(problem).__name__}: {problem}") from problem
 
 
 def describe(raw: dict[str, Any]) -> ProfileInfo:
-    """A profile from its TOML's tables. Raises ValueError, KeyError, TypeError or AttributeError."""
+    """A profile from its TOML's tables. Raises one of UNREADABLE."""
     name, of_hub = str(raw["name"]), raw.get("format") == HUB_FORMAT
     files = tuple(WeightFile(str(file["name"]), str(file["sha256"])) for file in raw["files"])
     for file in files:
@@ -131,11 +134,14 @@ def describe(raw: dict[str, Any]) -> ProfileInfo:
     if not _NAME.fullmatch(name) or not files or len({file.name for file in files}) != len(files):
         raise ValueError("a name and one or more files with different names are needed")
     long_side = int(raw["long_side"])
+    multiple = int(raw["multiple"]) if of_hub else int(raw["downscale"]) * 2 // enlarge_for(long_side)
+    if not 1 <= multiple <= long_side:
+        raise ValueError(f"no picture has a long side of {long_side} pixels and sides that are multiples of {multiple}")
     return ProfileInfo(
         name=name,
         licence=str(raw["licence"]),
         long_side=long_side,
-        multiple=int(raw["multiple"]) if of_hub else int(raw["downscale"]) * 2 // enlarge_for(long_side),
+        multiple=multiple,
         words=int(raw["words"]),
         files=files,
         schemes=tuple(Scheme.parse(label) for label in raw["schemes"]) if "schemes" in raw else tuple(Scheme),

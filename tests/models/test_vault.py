@@ -241,7 +241,13 @@ def test_hostile_profiles_are_refused(tmp_path: Path) -> None:
         ("own.safetensors", "shared.safetensors"),
         ('name = "embedded-1"', 'name = "../embedded"'),
         ("long_side = 256", 'long_side = "wide"'),
+        ("long_side = 256", "long_side = inf"),
+        ("long_side = 256", "long_side = 0"),
+        ("downscale = 16", "downscale = 0"),
         ("words = 32", ""),
+        ("words = 32", "words = 32\npresets.mine.sgc = { sampler = 'ddim', steps = 20, guidance = inf }"),
+        ("words = 32", "words = 32\npresets.mine.sgc = { sampler = 'ddim', steps = 0, guidance = 2.0 }"),
+        ("words = 32", "words = 32\nmore = " + "[" * 10_000),
         ("[[files]]", "[files"),
     ):
         (source / "profile.toml").write_text(toml.replace(old, new))

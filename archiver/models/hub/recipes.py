@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from archiver.errors import NotAHubProfile, ProfileInvalid, RecipeUnknown
-from archiver.models.profiles import HUB_FORMAT, ProfileInfo, check_name, describe
+from archiver.models.profiles import HUB_FORMAT, UNREADABLE, ProfileInfo, check_name, describe
 
 PACKAGED = Path(__file__).with_name("profiles")
 _FILES = "[[files]]"  # the first of these lines begins the last part of a recipe
@@ -126,7 +126,7 @@ def read_recipe(path: Path) -> Recipe:
         return _parse(raw, text)
     except FileNotFoundError:
         raise RecipeUnknown(name=path) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+    except UNREADABLE as problem:
         raise ProfileInvalid(path=path, problem=f"{type(problem).__name__}: {problem}") from problem
 
 
