@@ -29,6 +29,7 @@ PACKAGED = Path(__file__).with_name("weights")  # one folder a profile
 _SEAL = "profile.sha256"  # in an exported tar: the hash of its profile.toml
 _CHUNK = 1 << 20
 _MAX_IMPORT = 64 << 30  # bytes of one weight file that an import unpacks
+_MAX_WORDS = 1 << 20  # bytes of what says something of the weights
 
 
 class Vault:
@@ -147,7 +148,7 @@ class Vault:
                 with tarfile.open(source, "r:") as tar:
                     _unpack(tar, Path(folder))
                 _check_seal(Path(folder))
-            except tarfile.TarError as problem:
+            except (tarfile.TarError, ValueError) as problem:  # ValueError: a number in a header that is none
                 raise ProfileInvalid(path=source, problem=problem) from problem
             try:
                 return self._bring_in(Path(folder))
@@ -282,9 +283,12 @@ class Vault:
 
 
 def _unpack(tar: tarfile.TarFile, folder: Path) -> None:
-    """Unpack plain files at the top of a tar or one folder below; anything else in it is refused."""
+    """Unpack plain files at the top of a tar or one folder below; anything else in it is refused, and so are sparse
+    files: of a few bytes they would fill a disk.
+    """
     for member in tar:
-        if not member.isfile() or not _is_part(member.name) or member.size > _MAX_IMPORT:
+        most = _MAX_WORDS if member.name in (PROFILE_FILE, _SEAL) else _MAX_IMPORT
+        if not member.isfile() or member.issparse() or not _is_part(member.name) or member.size > most:
             raise tarfile.TarError(f"it holds {member.name!r}, which is not part of a profile")
         stream = tar.extractfile(member)
         assert stream is not None  # it is a plain file

@@ -192,6 +192,43 @@ def test_links_and_garbage_in_a_tar_are_refused(tmp_path: Path, vault: Vault) ->
             vault.import_tar(tmp_path / name)
 
 
+def _gnu_sparse_header(name: str, size: int) -> bytes:
+    """Of a file of zeros that takes nothing in the tar."""
+    member = tarfile.TarInfo(name)
+    member.type = tarfile.GNUTYPE_SPARSE
+    header = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0" % size + b"%011o\0" % 0  # one piece, at the end and of no length
+    header[483:495] = b"%011o\0" % size
+    header[148:156] = b"%06o\0 " % sum(header[:148] + b" " * 8 + header[156:])
+    return bytes(header)
+
+
+@pytest.mark.parametrize("name", ["profile.sha256", "profile.toml", "own.safetensors"])
+def test_a_tar_of_a_few_bytes_does_not_fill_the_disk(tmp_path: Path, vault: Vault, name: str) -> None:
+    (tmp_path / "bomb.tar").write_bytes(_gnu_sparse_header(name, 8 << 20) + bytes(1024))
+    with pytest.raises(ProfileInvalid, match="not part of a profile"):
+        vault.import_tar(tmp_path / "bomb.tar")
+
+
+def test_a_tar_with_a_description_without_end_is_refused(tmp_path: Path, vault: Vault) -> None:
+    with tarfile.open(tmp_path / "long.tar", "w") as tar:
+        member = tarfile.TarInfo("profile.sha256")
+        member.size = (1 << 20) + 1
+        tar.addfile(member, io.BytesIO(bytes(member.size)))
+    with pytest.raises(ProfileInvalid, match="not part of a profile"):
+        vault.import_tar(tmp_path / "long.tar")
+
+
+def test_a_tar_whose_headers_hold_no_numbers_is_refused(tmp_path: Path, vault: Vault) -> None:
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a", "GNU.sparse.realsize": "9"}
+    with tarfile.open(tmp_path / "odd.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("own.safetensors")
+        member.size, member.pax_headers = 512, sparse
+        tar.addfile(member, io.BytesIO(b"many\n".ljust(512)))
+    with pytest.raises(ProfileInvalid, match="many"):
+        vault.import_tar(tmp_path / "odd.tar")
+
+
 def test_what_a_crash_left_is_cleared_and_never_listed(tmp_path: Path, vault: Vault, profile: ProfileInfo) -> None:
     left = vault.path / "incoming" / "half"
     left.mkdir()
