@@ -100,14 +100,22 @@ def encode(colours: NDArray[np.uint8], truncation: Truncation) -> bytes:
     steps = (truncation.luma_step, truncation.chroma_step)
     if max(rows, columns) > MAX_SIDE or min(luma, chroma, *steps) < 1 or max(steps) > 255:
         raise ValueError(f"no DCT payload for {columns}x{rows} cells and {truncation}")
-    planes = to_ycocg(colours).transpose(2, 0, 1) - np.array(_MIDDLE)[:, None, None]
-    coefficients = basis(rows) @ planes @ basis(columns).T
     writer = SymbolWriter()
-    for channel, (count, step) in enumerate(_by_channel(luma, chroma, *steps)):
-        known = coefficients[channel][_places(rows, columns, count)] / _unit(rows, columns, step)
-        _walk(writer, [round(value) for value in known.tolist()], step, _SIZES[channel])
+    for levels, step, size in zip(_quantised(colours, truncation), (steps[0], steps[1], steps[1]), _SIZES, strict=True):
+        _walk(writer, levels, step, size)
     head = b"".join(map(varint, (rows, columns, luma, chroma)))
     return head + bytes(steps) + writer.to_bytes()
+
+
+def holds(colours: NDArray[np.uint8], truncation: Truncation) -> bool:
+    """Whether `encode` would clip none of the coefficients: the strongest of a map in black and white, or in two pure
+    colours, is out of the range of the finest steps, and without it the map is another.
+    """
+    return all(
+        abs(level) <= (_LIMIT if index else _MEAN_LIMIT)
+        for levels in _quantised(colours, truncation)
+        for index, level in enumerate(levels)
+    )
 
 
 def decode(payload: bytes) -> LowFrequencies:
@@ -134,6 +142,18 @@ def decode(payload: bytes) -> LowFrequencies:
         coefficients[channel, 0, 0] += _MIDDLE[channel] * np.sqrt(rows * columns)
     symbols.finish("the colour map")
     return LowFrequencies(coefficients, mask)
+
+
+def _quantised(colours: NDArray[np.uint8], truncation: Truncation) -> list[list[int]]:
+    """The kept coefficients of luma, Co and Cg, in steps."""
+    rows, columns, _ = colours.shape
+    planes = to_ycocg(colours).transpose(2, 0, 1) - np.array(_MIDDLE)[:, None, None]
+    coefficients = basis(rows) @ planes @ basis(columns).T
+    kept = _by_channel(truncation.luma, truncation.chroma, truncation.luma_step, truncation.chroma_step)
+    return [
+        [round(value) for value in (plane[_places(rows, columns, count)] / _unit(rows, columns, step)).tolist()]
+        for plane, (count, step) in zip(coefficients, kept, strict=True)
+    ]
 
 
 def _by_channel(luma: int, chroma: int, luma_step: int, chroma_step: int) -> list[tuple[int, int]]:

@@ -55,8 +55,8 @@ _MAP_RUNGS = (
     # No photograph comes here, but saturated swatches do. One cell takes six bytes at most, so that one always fits.
     *((12, 48, 96), (12, 96, 160), (8, 48, 96), (8, 96, 160), (4, 96, 160), (1, 96, 160)),
 )
-# Coefficients of luma and of each chroma that are kept, and their steps, finest first. The last takes twelve bytes at
-# most.
+# Coefficients of luma and of each chroma that are kept, and their steps, finest first. From the fourth on the steps
+# hold any map; the last takes twelve bytes at most.
 _DCT_RUNGS = (
     *((256, 100, 2, 4), (256, 100, 3, 6), (256, 100, 4, 8), (256, 100, 6, 12)),
     *((256, 100, 8, 16), (256, 100, 12, 24), (256, 100, 20, 40), (256, 100, 40, 80)),
@@ -212,7 +212,8 @@ def _attention_section(received: NDArray[np.float32], side: int, bits: int) -> S
 
 
 def _dct_payloads(colours: NDArray[np.uint8]) -> Iterator[bytes]:
-    return (dct.encode(colours, dct.Truncation(*rung)) for rung in _DCT_RUNGS)
+    truncations = (dct.Truncation(*rung) for rung in _DCT_RUNGS)
+    return (dct.encode(colours, one) for one in truncations if dct.holds(colours, one))
 
 
 def _maps(picture: Picture, grid: tuple[int, int], side: int) -> Iterator[tuple[NDArray[np.uint8], tuple[int, int]]]:

@@ -153,6 +153,21 @@ def test_noise_and_swatches_are_coded_more_coarsely_but_within_the_budget(block:
             schemes.check(Record.from_bytes(coded.to_bytes()))
 
 
+@pytest.mark.parametrize(
+    "pair", [((0, 0, 0), (255, 255, 255)), ((255, 0, 0), (0, 0, 255)), ((0, 255, 0), (255, 0, 255))]
+)
+def test_two_pure_colours_side_by_side_stay_what_they_are(pair: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    """Their first coefficient is out of the range of the finest DCT steps, in which nothing else would take room."""
+    halves = np.array(pair, np.uint8)[:, None, None].repeat(256, 1).repeat(512, 2).reshape(512, 512, 3)
+    for scheme in WITH_COLOURS:
+        steering = schemes.PRESETS["default"][scheme]
+        coded = schemes.compose(Picture(halves, 512, 512), facts(0, (32, 32)), scheme, bytes(8), (32, 32), steering)
+        shown = schemes.preview(coded)
+        assert np.abs(shown.astype(int) - shrink(halves, shown.shape[1], shown.shape[0])).mean() < 16, scheme
+    for rung in schemes._DCT_RUNGS[3:]:
+        assert dct.holds(shrink(halves, 2, 2), dct.Truncation(*rung))
+
+
 def test_the_coarsest_colours_take_next_to_nothing_whatever_they_are() -> None:
     """So that colours always fit: what stands beside them in a budget of 256 bytes is 118 bytes at most."""
     side, *steps = schemes._MAP_RUNGS[-1]
