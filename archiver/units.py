@@ -81,7 +81,7 @@ def about_size(value: int) -> str:
     """Write a number of bytes for a sentence, three digits: "4.1 kB", "12.0 MB"."""
     size = float(value)
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if abs(size) < 1000 or unit == "TB":
+        if abs(size) < (1000 if unit == "bytes" else 999.95) or unit == "TB":  # else it would be "1000.0 kB"
             break
         size /= 1000
     return f"{value} bytes" if unit == "bytes" else f"{size:.1f} {unit}"

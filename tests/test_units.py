@@ -58,3 +58,4 @@ def test_sentences_round_down_and_count() -> None:
     assert about_size(4096) == "4.1 kB"
     assert about_size(999) == "999 bytes"
     assert about_size(12_000_000) == "12.0 MB"
+    assert [about_size(size) for size in (999_949, 999_999, 999_950_000)] == ["999.9 kB", "1.0 MB", "1.0 GB"]
