@@ -25,7 +25,7 @@ def load_codebook(path: Path) -> Codebook:
     """Raises ProfileInvalid where the file holds none, OSError."""
     try:
         return Codebook(**load_file(path))
-    except (SafetensorError, TypeError, ValueError) as problem:
+    except (SafetensorError, TypeError, ValueError, AttributeError) as problem:  # the last: numbers NumPy has not
         raise ProfileInvalid(path=path, problem=f"no codebook: {problem}") from problem
 
 

@@ -4,6 +4,7 @@ goes.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -185,7 +186,7 @@ def test_a_profile_with_short_embeddings_takes_none(tmp_path: Path, collection: 
         learn(vault, profile, sorted(collection.iterdir()), Event(), lambda _: None)
 
 
-@pytest.mark.parametrize("what", ["nothing", "other tensors", "other shapes"])
+@pytest.mark.parametrize("what", ["nothing", "other tensors", "other numbers", "other shapes"])
 def test_a_file_that_holds_no_codebook_is_refused(what: str, tmp_path: Path) -> None:
     path = tmp_path / "codebook.safetensors"
     wrong = {"mean": np.zeros(3, np.float16), "axes": np.zeros((1, 1, 4), np.float16)}
@@ -194,6 +195,9 @@ def test_a_file_that_holds_no_codebook_is_refused(what: str, tmp_path: Path) -> 
             path.write_bytes(b"")
         case "other tensors":
             save_file({"weights": np.zeros(3, np.float32)}, path)
+        case "other numbers":  # which torch knows and NumPy does not
+            header = json.dumps({"mean": {"dtype": "F8_E4M3", "shape": [8], "data_offsets": [0, 8]}}).encode()
+            path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
         case _:
             save_file(wrong | {"vectors": np.zeros((1, 2, 1), np.float16)}, path)
     with pytest.raises(ProfileInvalid, match="no codebook"):
