@@ -168,7 +168,7 @@ class TrainingBegun(ArchiverError):
     """{path} holds a training that began otherwise"""
 
     exit_code = 2
-    hint = "Give another --out, or leave --start away to go on with what is there."
+    hint = "Give another --out; or go on with what is there: without --start, for pictures of the size it began with."
 
 
 class GpuMissing(ArchiverError):

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from archiver.errors import ImageRefused, TrainingDataDamaged, TrainingDataMissing
+from archiver.errors import ImageRefused, TrainingBegun, TrainingDataDamaged, TrainingDataMissing
 from archiver.formats.pixels import decoding
 from archiver.training.loop import CPU, Tell, nobody, sent
 
@@ -49,7 +49,7 @@ def shard_members(shards: list[Path]) -> Iterator[tuple[str, bytes]]:
                         stream = tar.extractfile(member)
                         assert stream is not None  # it is a file
                         yield member.name, stream.read()
-        except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
+        except (tarfile.TarError, ValueError, EOFError, zlib.error, lzma.LZMAError) as error:
             raise TrainingDataDamaged(path=shard, problem=str(error) or "it ends too early") from error
 
 
@@ -97,10 +97,16 @@ def _decode(name: str, data: bytes, side: int) -> NDArray[np.uint8] | None:
         return None
 
 
+def _line(name: str) -> str:
+    """A member's name as one line of UTF-8; tar takes line breaks and other bytes, too."""
+    return name.replace("\n", "\\n").encode("utf-8", "backslashreplace").decode()
+
+
 def load_photos(data: Path, cache: Path, side: int, tell: Tell = nobody) -> Photos:
     """Photographs of the tar shards in the folder `data`; decoded into `cache` on first use, mapped afterwards.
 
-    What cannot be decoded is left out. Raises TrainingDataMissing when `data` holds no photograph, TrainingDataDamaged.
+    What cannot be decoded is left out. Raises TrainingDataMissing when `data` holds no photograph, TrainingDataDamaged,
+    TrainingBegun where those in `cache` were decoded for another side.
     """
     shards = sorted(data.glob("*.tar"))
     if not shards:
@@ -120,15 +126,17 @@ def load_photos(data: Path, cache: Path, side: int, tell: Tell = nobody) -> Phot
                 for (name, _), picture in zip(some, pictures, strict=True):
                     if picture is not None:
                         pixels[len(names)] = picture
-                        names.append(name)
+                        names.append(_line(name))
                 tell(len(names) / count, {})
         if not names:
             raise TrainingDataMissing(path=data)
         pixels.flush()
         partial = name_file.with_suffix(".partial")
-        partial.write_text("\n".join(names), encoding="utf-8")
+        partial.write_bytes("\n".join(names).encode())
         partial.replace(name_file)
-    names = name_file.read_text(encoding="utf-8").splitlines()
+    names = name_file.read_bytes().decode().split("\n")
     kept_out = np.array([held_out(name) for name in names])
     pixels = np.load(pixel_file, mmap_mode="r")[: len(names)]  # behind them is room for what was left out
+    if pixels.shape[1] != side:
+        raise TrainingBegun(path=cache)
     return Photos(pixels, np.flatnonzero(~kept_out), np.flatnonzero(kept_out))

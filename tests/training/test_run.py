@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -203,6 +204,31 @@ def test_a_damaged_photograph_is_left_out(shards: Path, tmp_path: Path, caplog: 
         assert np.array_equal(photos.pixels, whole.pixels[2:])
         assert len(photos.train) + len(photos.validation) == len(members) - 2
     assert [record.getMessage().partition(" ")[0] for record in caplog.records] == [first, second]
+
+
+def test_photographs_may_have_any_name_that_a_tar_holds(shards: Path, tmp_path: Path) -> None:
+    picture = next(shard_members([shards / "train-0.tar"]))[1]
+    names = ("one\ntwo.webp", "three\u2028four.webp", "five\rsix.webp", os.fsdecode(b"caf\xe9.webp"))
+    _shard(tmp_path / "odd.tar", dict.fromkeys(names, picture))
+    for _ in range(2):  # decoded, then from the cache
+        photos = load_photos(tmp_path, tmp_path / "cache", 64)
+        assert len(photos.train) + len(photos.validation) == len(photos.pixels) == len(names)
+
+
+def test_a_run_does_not_go_on_with_photographs_of_another_size(shards: Path, tmp_path: Path) -> None:
+    load_photos(shards, tmp_path, 32)
+    with pytest.raises(TrainingBegun):
+        load_photos(shards, tmp_path, 64)
+
+
+def test_a_shard_whose_headers_hold_no_numbers_is_named(tmp_path: Path) -> None:
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "a", "GNU.sparse.realsize": "9"}
+    with tarfile.open(tmp_path / "odd.tar", "w", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("a.webp")
+        member.size, member.pax_headers = 512, sparse
+        tar.addfile(member, io.BytesIO(b"many\n".ljust(512)))
+    with pytest.raises(TrainingDataDamaged, match=r"odd\.tar"):
+        load_photos(tmp_path, tmp_path / "cache", 64)
 
 
 @pytest.mark.parametrize(
