@@ -23,10 +23,12 @@ from archiver.codec.picture import Picture, working_size
 from archiver.codec.record import Scheme
 from archiver.codec.schemes import PRESETS, SUPPORTED
 from archiver.decoder.engine import Engine
+from archiver.errors import ImageRefused
+from archiver.formats.facts import Refusal
 from archiver.formats.pixels import array, blurred, decoding, enlarged, from_array, shrunk, to_srgb
 from archiver.quality.codecs import CODECS
 from archiver.quality.judge import SemanticJudge
-from archiver.quality.natural import NaturalJudge
+from archiver.quality.natural import SMALLEST, NaturalJudge
 from archiver.quality.search import Search, write_whole
 
 CROP_SIDE = 512
@@ -241,14 +243,20 @@ class Bench:
 def photograph(path: Path, *, whole: bool = False) -> Pixels:
     """An upright sRGB picture (h, w, 3): its short side brought to 512 pixels and the middle cut out, or the whole.
 
-    Raises ImageRefused, OSError.
+    Raises ImageRefused, also for one of more than 8 bits a channel, which would be cut to white, and for one whose
+    short side is too small for the measures; OSError.
     """
     with decoding(), Image.open(path) as image:
+        if image.mode.startswith(("I", "F")):
+            raise ImageRefused(reason=Refusal.BIT_DEPTH, detail=f"its pixels are {image.mode}")
         icc = image.info.get("icc_profile")
         image.draft("RGB", (2 * _WHOLE_SIDE, 2 * _WHOLE_SIDE))
         upright = to_srgb(ImageOps.exif_transpose(image).convert("RGB"), icc)
     if whole:
         upright.thumbnail((_WHOLE_SIDE, _WHOLE_SIDE), Image.Resampling.LANCZOS)
+        if min(upright.size) < SMALLEST:
+            size = f"{upright.width}x{upright.height} pixels"
+            raise ImageRefused(reason=Refusal.TOO_SMALL, detail=f"{size}, measures need {SMALLEST} a side")
         return array(upright)
     return array(ImageOps.fit(upright, (CROP_SIDE, CROP_SIDE), Image.Resampling.LANCZOS))
 

@@ -13,6 +13,7 @@ from PIL import Image
 from archiver.errors import MeasuresNotInstalled
 
 _PATCH = 96  # pixels a side, as the model of NIQE was trained
+SMALLEST = 2 * _PATCH  # pixels a side of what NIQE says something of
 
 
 class NaturalJudge:
@@ -48,12 +49,12 @@ class NaturalJudge:
             return float(self._brisque.score(pixels))
 
     def niqe(self, pixels: NDArray[np.uint8]) -> float:
-        """NIQE of a picture (h, w, 3) of at least 192 pixels a side: how far its patches are from the model's.
+        """NIQE of a picture (h, w, 3) of at least SMALLEST pixels a side: how far its patches are from the model's.
 
         scikit-video's own `niqe` calls what newer NumPy and SciPy no longer have; this does the same.
         """
         rows, columns = (side // _PATCH * _PATCH for side in pixels.shape[:2])
-        if min(rows, columns) < 2 * _PATCH:
+        if min(rows, columns) < SMALLEST:
             raise ValueError(f"a picture of {pixels.shape[1]}x{pixels.shape[0]} pixels is too small for NIQE")
         luma = Image.fromarray(pixels[:rows, :columns]).convert("L").convert("F")
         half = luma.resize((columns // 2, rows // 2), Image.Resampling.BICUBIC)

@@ -106,6 +106,19 @@ def test_a_photograph_is_measured_upright_and_from_its_middle(photos: list[NDArr
         photograph(tmp_path / "none.png")
 
 
+def test_what_cannot_be_measured_is_refused_and_not_measured_as_white(
+    photos: list[NDArray[np.uint8]], tmp_path: Path
+) -> None:
+    for name in ("deep.png", "deep.tif"):
+        Image.fromarray(photos[0][..., 0].astype(np.uint16) * 257).save(tmp_path / name)
+        with pytest.raises(ImageRefused, match="not 8 bits"):
+            photograph(tmp_path / name)
+    Image.fromarray(photos[0][:191]).save(tmp_path / "wide.png")
+    assert photograph(tmp_path / "wide.png").shape == (512, 512, 3)
+    with pytest.raises(ImageRefused, match="too small"):
+        photograph(tmp_path / "wide.png", whole=True)
+
+
 def test_a_limit_spreads_over_the_folder(tmp_path: Path) -> None:
     for number in range(10):
         (tmp_path / f"{number}.jpg").touch()
