@@ -75,7 +75,8 @@ def frechet_distance(one: Moments, other: Moments) -> float:
     shift = one.mean - other.mean
     # The trace of a root is the sum of the roots of the eigenvalues, real and not negative but for rounding.
     shared = np.sqrt(np.linalg.eigvals(one.covariance @ other.covariance).real.clip(min=0)).sum()
-    return float(shift @ shift + np.trace(one.covariance) + np.trace(other.covariance) - 2 * shared)
+    squared = shift @ shift + np.trace(one.covariance) + np.trace(other.covariance) - 2 * shared
+    return max(0.0, float(squared))  # rounding takes that of a set from itself below
 
 
 class Summaries:

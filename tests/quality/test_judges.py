@@ -95,6 +95,9 @@ def test_the_frechet_distance_is_that_of_gaussians() -> None:
     # Independent dimensions: the sum of (m1 - m2)^2 + (s1 - s2)^2.
     assert frechet_distance(moments(one), moments(other)) == pytest.approx(2**2 + 1**2 + 2**2, rel=0.03)
     assert frechet_distance(moments(one), moments(one)) == pytest.approx(0, abs=1e-6)
+    for seed in range(5):  # rounding goes either way
+        some = moments(np.random.default_rng(seed).normal(3, 1, (500, 32)))
+        assert 0 <= frechet_distance(some, some) < 1e-6
     assert frechet_distance(moments(other), moments(one)) == pytest.approx(
         frechet_distance(moments(one), moments(other))
     )
