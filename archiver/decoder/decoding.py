@@ -32,7 +32,7 @@ _steering = BoundedSemaphore(max(1, len(os.sched_getaffinity(0)) // _STEERING_TH
 def decode_records(backend: Backend, records: Sequence[Record]) -> list[NDArray[np.uint8]]:
     """The pictures (h, w, 3) of records, at working size, from one run of the networks.
 
-    The records must agree in scheme, grid, steering and the shapes of what they hold (`archiver.decoder.jobs.company`).
+    The records must agree in scheme, grid, steering and the shapes of what they hold (`archiver.decoder.work.company`).
     Raises RecordCorrupt, ValueError where they do not agree.
     """
     with torch.no_grad():

@@ -89,6 +89,12 @@ class ProfileInfo:
         return self.fingerprint[:FINGERPRINT_BYTES]
 
 
+def sha256_of(path: Path) -> str:
+    """The SHA-256 (hexadecimal) of what a file holds. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def enlarge_for(long_side: int) -> int:
     """How many times larger a semantic encoder sees pictures of a working size: it was taught on 512 pixels."""
     return 2 if long_side <= _SMALL else 1

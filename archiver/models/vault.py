@@ -23,7 +23,7 @@ from pathlib import Path
 
 from archiver.codec.record import NO_PROFILE
 from archiver.errors import ProfileInUse, ProfileInvalid, ProfileUnknown, WeightsDamaged
-from archiver.models.profiles import PROFILE_FILE, ProfileInfo, WeightFile, check_name, read_profile
+from archiver.models.profiles import PROFILE_FILE, ProfileInfo, WeightFile, check_name, read_profile, sha256_of
 
 PACKAGED = Path(__file__).with_name("weights")  # one folder a profile
 _SEAL = "profile.sha256"  # in an exported tar: the hash of its profile.toml
@@ -108,13 +108,13 @@ class Vault:
         folder = self.directory(profile.fingerprint)
         for file in profile.files:
             path = folder / file.name
-            if not path.is_file() or _sha256(path) != file.sha256:
+            if not path.is_file() or sha256_of(path) != file.sha256:
                 raise WeightsDamaged(path=path)
 
     def object(self, sha256: str | None) -> Path | None:
         """The weight file of this SHA-256 that some profile brought, read and found whole; None where there is none."""
         path = None if sha256 is None else self._objects / sha256
-        return path if path is not None and path.is_file() and _sha256(path) == sha256 else None
+        return path if path is not None and path.is_file() and sha256_of(path) == sha256 else None
 
     # -- changing ------------------------------------------------------------------------------------------------------
 
@@ -166,7 +166,7 @@ class Vault:
         try:
             with partial.open("wb") as file:
                 with tarfile.open(fileobj=file, mode="w", dereference=True) as tar:
-                    seal = _sha256(folder / PROFILE_FILE).encode()
+                    seal = sha256_of(folder / PROFILE_FILE).encode()
                     member = tarfile.TarInfo(_SEAL)
                     member.size = len(seal)
                     tar.addfile(member, io.BytesIO(seal))
@@ -236,7 +236,7 @@ class Vault:
     def _take_in(self, source: Path, file: WeightFile) -> None:
         """Copy one weight file to its object, hashed on the way; an object that is whole is left alone."""
         target = self._objects / file.sha256
-        if target.is_file() and _sha256(target) == file.sha256:
+        if target.is_file() and sha256_of(target) == file.sha256:
             return
         if not source.is_file():
             raise WeightsDamaged(path=source)
@@ -303,7 +303,7 @@ def _unpack(tar: tarfile.TarFile, folder: Path) -> None:
 def _check_seal(folder: Path) -> None:
     """The description is held to its hash, as the weights are to theirs; a tar of an older version has none."""
     seal, description = folder / _SEAL, folder / PROFILE_FILE
-    if seal.is_file() and description.is_file() and seal.read_bytes() != _sha256(description).encode():
+    if seal.is_file() and description.is_file() and seal.read_bytes() != sha256_of(description).encode():
         raise tarfile.TarError(f"its {PROFILE_FILE} is damaged")
 
 
@@ -316,11 +316,6 @@ def _is_part(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_durably(path: Path, content: bytes) -> None:

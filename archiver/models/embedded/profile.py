@@ -18,9 +18,8 @@ from archiver.errors import ProfileInvalid, ProfileUnknown, WeightsDamaged
 from archiver.models.embedded.autoencoder import DOWNSCALE, LATENT_CHANNELS, Autoencoder
 from archiver.models.embedded.denoiser import EMBEDDING_DIM, TIMESTEPS, WORDS, Denoiser, cosine_alphas_cumprod
 from archiver.models.embedded.semantics import SemanticEncoder
-from archiver.models.profiles import enlarge_for
+from archiver.models.profiles import PROFILE_FILE, WeightFile, enlarge_for, sha256_of
 
-PROFILE_FILE = "profile.toml"
 _FORMAT = "archiver-embedded-1"
 _SHAPES = {
     "latent_channels": LATENT_CHANNELS,
@@ -29,14 +28,6 @@ _SHAPES = {
     "embedding_dim": EMBEDDING_DIM,
     "timesteps": TIMESTEPS,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class WeightFile:
-    """One safetensors file of a profile, pinned by its SHA-256 (hexadecimal)."""
-
-    name: str
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +182,7 @@ def verify_profile(directory: Path) -> ProfileMeta:
 
 def _verify(directory: Path, file: WeightFile) -> None:
     path = directory / file.name
-    if not path.is_file() or _sha256(path) != file.sha256:
+    if not path.is_file() or sha256_of(path) != file.sha256:
         raise WeightsDamaged(path=path)
 
 
@@ -246,7 +237,7 @@ def save_profile(directory: Path, models: EmbeddedModels, name: str, licence: st
         path = directory / f"{part}.safetensors"
         save_file({key: tensor.half().contiguous() for key, tensor in network.state_dict().items()}, path)
         path.chmod(0o644)  # safetensors makes it private, but the daemon runs as another user
-        files.append(WeightFile(path.name, _sha256(path)))
+        files.append(WeightFile(path.name, sha256_of(path)))
     meta = _meta(name, licence, models.meta.long_side, tuple(files))
     (directory / PROFILE_FILE).write_text(_to_toml(meta) + presets, encoding="utf-8")
     return meta
@@ -262,8 +253,3 @@ def _to_toml(meta: ProfileMeta) -> str:
     for file in meta.files:
         lines += ["", "[[files]]", f'name = "{file.name}"', f'sha256 = "{file.sha256}"']
     return "\n".join(lines) + "\n"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 import threading
@@ -23,7 +22,7 @@ from archiver.models.hub.loading import load
 from archiver.models.hub.memory import Needs, Plan, group_of, plan
 from archiver.models.hub.settings import HubSettings, read_settings
 from archiver.models.hub.watching import WatchedAttention
-from archiver.models.profiles import ProfileInfo, WeightFile, read_profile
+from archiver.models.profiles import ProfileInfo, WeightFile, read_profile, sha256_of
 
 _PRECISIONS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 _LATENT_CELL = 8  # pixels along the side of a latent cell of Stable Diffusion's autoencoders
@@ -232,7 +231,7 @@ class HubNetworks:
             raise ProfileInvalid(path=self._directory, problem=f"it has no {component}")
         for file in files:
             path = self._directory / file.name
-            if file.name not in self._verified and (not path.is_file() or _sha256(path) != file.sha256):
+            if file.name not in self._verified and (not path.is_file() or sha256_of(path) != file.sha256):
                 raise WeightsDamaged(path=path)
             self._verified.add(file.name)
 
@@ -275,8 +274,3 @@ def _parameters(path: Path) -> int:
         return sum(prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as problem:
         raise WeightsDamaged(path=path) from problem
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from archiver.errors import ProfileInvalid, ProfileUnknown, WeightsDamaged
 from archiver.models.embedded import Conditions, EmbeddedModels, init_random, load_embedded, read_profile, save_profile
-from archiver.models.embedded.profile import PROFILE_FILE, _sha256
+from archiver.models.profiles import PROFILE_FILE, sha256_of
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +74,9 @@ class _Bomb:
 
 def test_a_pickle_is_refused_and_not_run_even_when_its_hash_is_pinned(saved: Path, tmp_path: Path) -> None:
     weights, trace = saved / "denoiser.safetensors", tmp_path / "ran"
-    old = _sha256(weights)
+    old = sha256_of(weights)
     weights.write_bytes(pickle.dumps(_Bomb(trace)))
-    _repin(saved, old, _sha256(weights))
+    _repin(saved, old, sha256_of(weights))
     with pytest.raises(ProfileInvalid, match="denoiser"):
         load_embedded(saved)
     assert not trace.exists()
@@ -84,9 +84,9 @@ def test_a_pickle_is_refused_and_not_run_even_when_its_hash_is_pinned(saved: Pat
 
 def test_weights_of_another_shape_are_refused(saved: Path) -> None:
     weights = saved / "autoencoder.safetensors"
-    old = _sha256(weights)
+    old = sha256_of(weights)
     save_file({"encoder.1.weight": torch.zeros(3, 3)}, weights)
-    _repin(saved, old, _sha256(weights))
+    _repin(saved, old, sha256_of(weights))
     with pytest.raises(ProfileInvalid, match="autoencoder"):
         load_embedded(saved)
 
