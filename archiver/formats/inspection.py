@@ -7,6 +7,7 @@ from typing import BinaryIO
 from PIL import Image
 
 from archiver.codec.picture import Picture, working_size
+from archiver.codec.record import MAX_SIDE
 from archiver.errors import EnvelopeDamaged, ImageRefused, RecordVersionUnknown
 from archiver.formats import ifd, pixels, xmp
 from archiver.formats.containers import container_of, sniff
@@ -53,6 +54,9 @@ def survey(file: BinaryIO, limits: Limits) -> Inspection:
     if structure.width * structure.height > limits.pixels:
         size = f"{structure.width}x{structure.height} pixels"
         raise ImageRefused(reason=Refusal.TOO_LARGE, detail=f"{size}, the limit is {limits.pixels} pixels")
+    if max(structure.width, structure.height) > MAX_SIDE:
+        size = f"{structure.width}x{structure.height} pixels"
+        raise ImageRefused(reason=Refusal.TOO_LARGE, detail=f"{size}, a record tells of sides up to {MAX_SIDE}")
     metadata = Metadata(fmt, tuple(structure.blocks))
     refuse_unkeepable(structure, metadata, length)
     exif = container_of(fmt).exif_of(metadata.blocks)

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, features
 
 import tests.formats.image_samples as made
+from archiver.codec.record import MAX_SIDE
 from archiver.errors import ImageRefused
 from archiver.formats import (
     Format,
@@ -380,9 +381,10 @@ def test_limits_on_pixels_and_bytes_hold_before_anything_is_decoded() -> None:
     assert refusal(data, Limits(pixels=320 * 240 - 1))[0] is Refusal.TOO_LARGE
     assert refusal(data, Limits(file_size=len(data) - 1))[0] is Refusal.TOO_LARGE
     bomb = bytearray(made.samples()["png"])
-    bomb[16:24] = struct.pack(">II", 60_000, 60_000)
-    bomb[29:33] = struct.pack(">I", made.zlib.crc32(bytes(bomb[12:29])))
-    assert refusal(bytes(bomb))[0] is Refusal.TOO_LARGE
+    for sides in ((60_000, 60_000), (MAX_SIDE + 1, 1)):  # the second has few pixels, and is more than a record tells of
+        bomb[16:24] = struct.pack(">II", *sides)
+        bomb[29:33] = struct.pack(">I", made.zlib.crc32(bytes(bomb[12:29])))
+        assert refusal(bytes(bomb))[0] is Refusal.TOO_LARGE
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png", "webp", "tiff-raw"])
