@@ -71,9 +71,10 @@ class Acts(Recorder):
 
     def forget_refusals(self, tier_id: int) -> None:
         """Every file of a tier once refused may be tried again."""
-        refused = update(File).where(File.tier_id == tier_id, File.refusal.is_not(None))
+        refused = select(File.id).where(File.tier_id == tier_id, File.refusal.is_not(None))
+        in_order = refused.order_by(File.id).with_for_update()  # the order in which everybody locks files
         with self._write() as connection:
-            connection.execute(refused.values(refusal=None))
+            connection.execute(update(File).where(File.id.in_(in_order)).values(refusal=None))
 
     def mark_released(
         self,

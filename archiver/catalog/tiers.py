@@ -32,7 +32,8 @@ class Tiers(Recorder):
         with self._write() as connection:
             row = connection.execute(named).mappings().one_or_none()
             if row is None and not self.is_sqlite:
-                connection.exec_driver_sql("LOCK TABLE tier IN SHARE ROW EXCLUSIVE MODE")  # another may be making it
+                # Another may be making it. Counters first, as in every change: a recount waits for us, or we for it.
+                connection.exec_driver_sql("LOCK TABLE counter, tier IN SHARE ROW EXCLUSIVE MODE")
                 row = connection.execute(named).mappings().one_or_none()
             if row is None:
                 values = {"name": name, "kind": kind, "root": root, "identity": identity}
