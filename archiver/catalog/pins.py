@@ -16,7 +16,7 @@ _PIN = text(
     " ON CONFLICT (tier_id, path) DO UPDATE SET subtree = excluded.subtree"
 )
 
-# Built once: every release asks it twice.
+# Built once: every release asks it three times.
 _PIN_OF = (
     select(Pinned.path)
     .where(Pinned.tier_id == bindparam("tier"))

@@ -12,6 +12,7 @@ from archiver.cli.output import Column
 from archiver.cli.verb import VerbCommand
 from archiver.cli.where import absolute, where
 from archiver.errors import EXIT_OK, EXIT_WARNINGS
+from archiver.lifecycle import pinning
 from archiver.lifecycle.opening import open_site
 from archiver.tiers.protocol import Where
 
@@ -44,8 +45,7 @@ def pin(invocation: Invocation, paths: tuple[Where, ...], subtree: bool) -> int:
             raise click.UsageError(f"{path} is a folder: pin it with --subtree")
     with open_site(invocation.settings) as site:
         for path in paths:
-            located = site.locate(path)
-            site.catalog.pin(located.tier_id, located.relative, subtree=subtree)
+            pinning.pin(site, path, subtree=subtree)
             invocation.output.json(Pinned(absolute(path), subtree), "pin")
             invocation.output.text(f"{path}: pinned{' with all below' if subtree else ''}")
     return EXIT_OK

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -98,6 +98,22 @@ def left_behind(journal_fd: int) -> Iterator[Intent | PlaceholderDamaged]:
                 os.unlink(name, dir_fd=journal_fd)  # it never became an intent
                 continue
             yield _read(name, os.read(fd, _MOST_BYTES))
+        finally:
+            os.close(fd)
+
+
+def outlast(journal_fd: int, which: Callable[[Intent], bool]) -> None:
+    """Wait for the end of such acts as are under way now. Raises OSError."""
+    for name in os.listdir(journal_fd):
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=journal_fd)
+        except FileNotFoundError:
+            continue  # it ended just now
+        try:
+            if not name.startswith("."):  # else it has not begun
+                intent = _read(name, os.read(fd, _MOST_BYTES))
+                if isinstance(intent, Intent) and which(intent):
+                    fcntl.flock(fd, fcntl.LOCK_SH)
         finally:
             os.close(fd)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from functools import partial
 
 from archiver import formats
 from archiver.catalog.rows import FileRow, RecordRow, State, held_name
@@ -18,7 +19,6 @@ from archiver.errors import (
     HardLinked,
     NothingSaved,
     NotRecorded,
-    Pinned,
     PlaceholderDamaged,
 )
 from archiver.formats import Inspection, Kind
@@ -27,6 +27,7 @@ from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.expire import expire_file
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.pinning import refuse_pinned
 from archiver.lifecycle.placeholder import placeholder_head, source_facts
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import OpenFile, Subject, hold, locked
@@ -75,7 +76,7 @@ def release(
             rule=rule,
             expires_at=site.grace_ends(),
         )
-        with reconcile.journalled(site, tier, intent):
+        with reconcile.journalled(site, tier, intent, ready=partial(refuse_pinned, site, subject)):
             arrow("release.journalled")
             after = _exchange(site, subject, record_row, head, intent)
     if site.settings.release.grace.total_seconds() == 0 and (held := site.catalog.holding_of(row)) is not None:
@@ -96,8 +97,7 @@ def _refuse_what_must_stay(site: Site, subject: Subject, record_row: RecordRow) 
     if subject.stat.st_nlink != 1:
         raise HardLinked(path=subject.path, links=subject.stat.st_nlink)
     subject.require_unchanged()
-    if site.catalog.is_pinned(subject.row.tier_id, subject.row.path):
-        raise Pinned(path=subject.path)
+    refuse_pinned(site, subject)
     site.vault.require(record_row.profile)
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 
 from archiver import formats
 from archiver.catalog.rows import FileRow
-from archiver.errors import FileModified, HardLinked, Pinned, PlaceholderDamaged
+from archiver.errors import FileModified, HardLinked, PlaceholderDamaged
 from archiver.lifecycle import reconcile
 from archiver.lifecycle.arrows import arrow
 from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Outcome, Result
+from archiver.lifecycle.pinning import refuse_pinned
 from archiver.lifecycle.placeholder import placeholder_head, read_carried
 from archiver.lifecycle.site import Site
 from archiver.lifecycle.subject import Subject, hold
@@ -29,8 +31,7 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
     with hold(tier, row, os.O_RDWR) as subject:
         if subject.stat.st_nlink != 1:
             raise HardLinked(path=subject.path, links=subject.stat.st_nlink)
-        if site.catalog.is_pinned(row.tier_id, row.path):
-            raise Pinned(path=subject.path)
+        refuse_pinned(site, subject)
         subject.require_unchanged()
         envelope, metadata = read_carried(subject, formats.Kind.GENERATED)
         record_row = site.catalog.record(row.record_id) if row.record_id is not None else None
@@ -40,7 +41,7 @@ def rerelease(site: Site, tier: LocalTier, row: FileRow, rule: str) -> Outcome:
         head = placeholder_head(record_row, envelope.source, metadata)
         before = fileops.allocated_bytes(subject.fd)
         intent = Intent("rerelease", row.path, record_row.id, row.inode, rule=rule)
-        with reconcile.journalled(site, tier, intent):
+        with reconcile.journalled(site, tier, intent, ready=partial(refuse_pinned, site, subject)):
             arrow("rerelease.journalled")
             with fileops.write_lease(subject.fd, subject.path):
                 _require_as_generated(site, subject)  # nobody has it open any more
