@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -20,7 +20,7 @@ from archiver.lifecycle.journal import Intent
 from archiver.lifecycle.outcome import Listener, Outcome, Result, Tally, attempt, failed, ignore
 from archiver.lifecycle.placeholder import require_unwritten
 from archiver.lifecycle.site import Site
-from archiver.lifecycle.subject import Subject, hold
+from archiver.lifecycle.subject import Subject, hold, locked
 from archiver.tiers import fileops
 from archiver.tiers.local import LocalTier
 from archiver.tiers.protocol import Tier, Where
@@ -170,21 +170,38 @@ def _give_attributes(subject: Subject, held: HoldingRow) -> None:
 
 
 def _put_back(site: Site, tier: LocalTier, row: FileRow, held: HoldingRow) -> None:
-    """The placeholder was deleted or its folder is empty of it: the original simply takes its old name again."""
+    """The placeholder was deleted or its folder is empty of it: the original simply takes its old name again.
+
+    Raises NothingHeld, FileModified, FileBusy, OSError.
+    """
+    path = tier.root / row.path
     directory_fd = fileops.make_directories(tier.root_fd, row.directory)
-    try:
-        original = os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
+    with ExitStack() as opened:
+        opened.callback(os.close, directory_fd)
+        original = _lock_original(opened, tier, held, path)
         intent = Intent("undo", row.path, held.record_id, original.st_ino, held=held.name)
         with reconcile.journalled(site, tier, intent):
             arrow("undo.journalled")
             try:
                 fileops.rename_noreplace(tier.holding_fd, held.name, directory_fd, row.name)
             except FileExistsError:  # saved there just now
-                raise FileModified(path=tier.root / row.path, state=row.state.label) from None
+                raise FileModified(path=path, state=row.state.label) from None
             fileops.fsync_directory(directory_fd)
             fileops.fsync_directory(tier.holding_fd)
             arrow("undo.exchanged")
             site.catalog.mark_undone(row.id, version=reconcile.version_of(original))
             arrow("undo.committed")
-    finally:
-        os.close(directory_fd)
+
+
+def _lock_original(opened: ExitStack, tier: LocalTier, held: HoldingRow, path: Path) -> os.stat_result:
+    """Keep others off a held original that stands in for its placeholder: another undo may be about to put it back.
+
+    Raises NothingHeld, FileBusy, OSError.
+    """
+    try:
+        fd = fileops.open_file(tier.holding_fd, held.name)
+        opened.callback(os.close, fd)
+        opened.enter_context(locked(fd, path))
+        return os.stat(held.name, dir_fd=tier.holding_fd, follow_symlinks=False)
+    except FileNotFoundError:  # it was put back just now
+        raise NothingHeld(path=path) from None

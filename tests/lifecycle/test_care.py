@@ -22,7 +22,7 @@ from archiver.codec import label_map
 from archiver.codec.picture import Picture
 from archiver.codec.record import Record, Scheme, Section, SectionKind
 from archiver.config import Settings
-from archiver.errors import FileModified, HeldOriginalDamaged, PlaceholderDamaged, WeightsDamaged
+from archiver.errors import FileBusy, FileModified, HeldOriginalDamaged, PlaceholderDamaged, WeightsDamaged
 from archiver.lifecycle.archive import archive
 from archiver.lifecycle.expire import expire
 from archiver.lifecycle.opening import open_site
@@ -397,3 +397,25 @@ def test_a_tier_that_is_no_longer_configured_keeps_no_other_from_being_looked_af
     assert len(os.listdir(tier_root / ".archiver" / "holding")) == len(tracked_files(tier_root))
     tally = expire(site, datetime.now(UTC) + timedelta(days=31))
     assert tally.count("expire", Result.DONE) == len(tracked_files(tier_root)), "named again, it is as it was"
+
+
+def test_of_two_undos_of_a_deleted_file_the_second_leaves_it_to_the_first(
+    site: Site, tier_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tier_root / "wide.jpg"
+    original = path.read_bytes()
+    archive(site, paths=[path])
+    path.unlink()
+    second: list[Outcome] = []
+
+    def undo_again(name: str) -> None:
+        if name == "undo.journalled" and not second:
+            undo(site, [path], listener=second.append)
+
+    monkeypatch.setattr("archiver.lifecycle.undo.arrow", undo_again)
+    assert undo(site, [path]).count("undo", Result.DONE) == 1
+    assert isinstance(second[0].error, FileBusy)
+    assert path.read_bytes() == original
+    assert row_of(site, path).state is State.RECORDED
+    monkeypatch.undo()
+    assert undo(site, [path]).count("undo", Result.SKIPPED) == 1
