@@ -303,6 +303,8 @@ class RecallDesk:
 
     def _finish(self, job: Job, ending: Ending, reason: str = "") -> None:
         with self._lock:
+            if self._jobs.get(job.key) is not job:
+                return  # it was finished before what has failed now
             del self._jobs[job.key]
             if ending is Ending.RECALLED:
                 self._budget.spend()

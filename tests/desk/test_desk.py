@@ -439,3 +439,24 @@ def test_who_comes_when_the_last_has_just_left_has_the_image(
         until(lambda: bool(late))
         assert late[0].verdict().ending is Ending.RECALLED
     assert kind_of(released[0]) is formats.Kind.GENERATED
+
+
+def test_a_failure_that_cannot_be_written_down_ends_no_worker(
+    site: Site, released: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = threading.Event()
+
+    def fails(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def forbidden(*_: object, **__: object) -> None:
+        told.set()
+        raise RuntimeError("permission denied for table audit")
+
+    with desk_of(site, concurrent=1) as desk:
+        monkeypatch.setattr(site.catalog, "audit", forbidden)
+        with monkeypatch.context() as broken:
+            broken.setattr("archiver.desk.desk.recall_open_file", fails)
+            assert ask(desk, released[0]).verdict().ending is Ending.FAILED
+        assert told.wait(PATIENCE)
+        assert ask(desk, released[1], patience=30).verdict().ending is Ending.RECALLED
