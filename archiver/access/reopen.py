@@ -27,8 +27,8 @@ def for_writing(file: int, roots: Iterable[int]) -> int:
     """The file of a descriptor, opened O_RDWR through the mount of the first root of its filesystem.
 
     The reader may have come through a mount that is read-only or that nobody else sees; the tier's own is neither.
-    Needs CAP_DAC_READ_SEARCH for that. Where there is no such root, or no name left to the file, through the reader's
-    mount. The caller closes it. Raises OSError.
+    Needs CAP_DAC_READ_SEARCH for that. Where there is no such root, no name left to the file, or a filesystem that has
+    no handles (an overlay), through the reader's mount. The caller closes it. Raises OSError.
     """
     device = os.fstat(file).st_dev
     for root in roots:
@@ -36,7 +36,7 @@ def for_writing(file: int, roots: Iterable[int]) -> int:
             try:
                 return _by_handle(root, file)
             except OSError as error:
-                if error.errno != errno.ESTALE:
+                if error.errno not in (errno.ESTALE, errno.EOPNOTSUPP):
                     raise
     return os.open(f"/proc/self/fd/{file}", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
 
