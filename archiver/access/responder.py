@@ -168,6 +168,7 @@ class Responder:
         if self._looking.take(reader.id) is None:  # answered meanwhile
             _close(reader.event)
         elif isinstance(found, OSError):  # it will meet the error itself
+            self._log.seldom(f"a reader goes on unseen: {describe(found)}")
             self._respond(reader.group, reader.event)
         else:
             self._found(reader.group, reader.event, found)
@@ -330,6 +331,8 @@ class Responder:
                 result: _T | OSError = work()
             except OSError as error:
                 result = error
+            except Exception as error:  # a defect: who waits for it waits no longer than for a bad disk
+                result = OSError(errno.EIO, describe(error))
             self._results.put(partial(then, result))
             with suppress(BlockingIOError):  # it has been woken often enough
                 self._wake.send(b".")

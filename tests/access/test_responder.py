@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from fixtures_fs import need_root, unavailable
 
-from archiver.access import fanotify, protocol
+from archiver.access import fanotify, heads, protocol
 from archiver.access.board import Board
 from archiver.access.fanotify import PRE_ACCESS, Event
 from archiver.access.heads import Finding
@@ -82,6 +82,22 @@ def test_nothing_is_kept_of_readers_that_are_given_up_without_a_desk(station: St
         responder._ask_desk()
         responder._give_up()
     assert (len(responder._waiting), len(responder._unasked)) == (0, 0)
+
+
+def test_a_defect_in_a_look_at_a_file_keeps_no_reader_waiting(
+    station: Station, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(_file: int, *, wait: bool) -> Finding:
+        raise ValueError("no such thing") if wait else BlockingIOError
+
+    monkeypatch.setattr(heads, "look", look)
+    file = os.open(station.placeholder, os.O_RDONLY | os.O_CLOEXEC)
+    station.responder._event(station.group, Event(file, 10_000_000, PRE_ACCESS))
+    assert len(station.responder._looking) == 1
+    for key, mask in station.exchange.selector.select(10):
+        key.data(mask)
+    assert len(station.responder._looking) == 0
+    assert not Path(f"/proc/self/fd/{file}").exists(), "it is nobody's, and open"
 
 
 def test_nothing_is_kept_of_readers_that_are_too_many(station: Station) -> None:
