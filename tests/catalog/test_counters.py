@@ -69,7 +69,8 @@ class Expected:
     def undo(self, size: int) -> bool:
         if self.state is State.GONE and self.was is not State.RESIDENT:
             return self._step(State.GONE, State.RECORDED)
-        return self._step(State.RELEASED, State.RECORDED) or self._step(State.RECALLED, State.RECORDED)
+        legal = (State.RELEASED, State.RECALLED, State.SUPERSEDED)  # whose version is said to be the original's
+        return any(self._step(state, State.RECORDED) for state in legal)
 
     def expire(self, size: int) -> bool:
         self.held = 0
