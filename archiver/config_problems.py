@@ -79,6 +79,8 @@ def shared_folders(tiers: Sequence[tuple[str, Path]]) -> list[str]:
 
     The pins and rules of one would protect nothing from the other.
     """
+    if len(tiers) < 2:
+        return []  # every command comes here: a disk is asked where it is only to be compared
     places = [(name, path, location(path)) for name, path in tiers]
     return [
         f"tiers {one!r} and {other!r} overlap: {first} and {second} are one folder, or one lies in the other"
